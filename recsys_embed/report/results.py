@@ -1,0 +1,311 @@
+"""``results.csv``, one row a run, and the per-row test predictions that ``run`` joins to it.
+
+Writing and reading are symmetrical to the last bit of every number; reading checks everything that the page relies on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys_embed.config import STRATEGIES
+from recsys_embed.errors import DataError
+from recsys_embed.files import atomic_write
+
+RESULTS, PREDICTIONS = "results.csv", "predictions"
+
+STATUSES = ("ok", "failed", "diverged", "infeasible")
+
+BUCKETS = ("head", "torso", "tail", "unseen")
+"""Names of the values of ``bucket`` in the predictions."""
+
+COLUMNS: dict[str, str] = {
+    "dataset": "text",
+    "fingerprint": "text",
+    "model": "text",
+    "strategy": "text",
+    "settings": "json",
+    "dim": "int",
+    "budget_requested": "text",
+    "budget_bytes": "int",
+    "kept_fraction": "float",
+    "seed": "int",
+    "val_auc": "float",
+    "test_auc": "float",
+    "test_logloss": "float",
+    "test_ne": "float",
+    "test_calibration": "float",
+    "auc_head": "float",
+    "auc_torso": "float",
+    "auc_tail": "float",
+    "auc_unseen": "float",
+    "train_bytes": "int",
+    "checkpoint_bytes": "int",
+    "serve_bytes": "int",
+    "samples_seen": "int",
+    "wall_seconds": "float",
+    "train_samples_per_second": "float",
+    "predict_microseconds_per_row": "float",
+    "peak_rss_bytes": "int",
+    "epochs": "int",
+    "coarse": "flag",
+    "tuned": "flag",
+    "reused": "flag",
+    "run": "text",
+    "status": "text",
+    "error": "text",
+    "mlflow_run_id": "text",
+    "full_bytes": "int",
+    "best_epoch": "int",
+    "bayes_auc": "float",
+    "bayes_logloss": "float",
+    "parts": "json",
+    "protocol": "json",
+    "versions": "json",
+}
+"""Every column with its kind, in the order of the file. Missing: "" in text and json, NaN, <NA>, False."""
+
+_DTYPES = {"text": "str", "json": "str", "int": "Int64", "float": "float64", "flag": "bool"}
+_NEEDED = ("dataset", "fingerprint", "model", "strategy", "seed", "run", "status")
+_OK_NEEDS = ("test_auc", "serve_bytes")
+
+
+def write_results(path: str | Path, rows: pd.DataFrame | Sequence[dict[str, Any]]) -> None:
+    """Write the file. Columns that ``rows`` lacks stay empty; dicts in the JSON columns become JSON.
+
+    Raises:
+        DataError: a column that the file does not have.
+    """
+    atomic_write(path, format_results(rows))
+
+
+def format_results(rows: pd.DataFrame | Sequence[dict[str, Any]]) -> str:
+    """The text of the file; see :func:`write_results`."""
+    frame = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), dtype=object)
+    unknown = [str(name) for name in frame.columns if name not in COLUMNS]
+    if unknown:
+        raise DataError(f"unknown column; known: {', '.join(COLUMNS)}", column=unknown[0])
+    out = {
+        name: _column(frame[name] if name in frame else pd.Series([None] * len(frame), dtype=object), kind)
+        for name, kind in COLUMNS.items()
+    }
+    return pd.DataFrame(out).to_csv(index=False, lineterminator="\n")
+
+
+def _column(values: pd.Series[Any], kind: str) -> list[str]:
+    """A column as text: floats in their shortest exact form, flags as true and false."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, (dict, list, tuple)):
+            return json.dumps(value, ensure_ascii=False)
+        if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+            return "false" if kind == "flag" else ""
+        if kind == "flag":
+            return "true" if value else "false"
+        if kind == "int":
+            return str(int(value))
+        if kind == "float":
+            return repr(float(value))
+        return str(value)
+
+    return [text(value) for value in values.astype(object)]
+
+
+def read_results(path: str | Path) -> pd.DataFrame:
+    """Read and check the file. Columns beyond the known ones are left out.
+
+    Raises:
+        DataError: the file is missing, is no CSV or is empty; a column is missing, a value is not of its column's
+            kind, a status is unknown, or a run that ended well lacks its AUC or bytes. Names file, column and row.
+    """
+    file = str(path)
+    try:
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"cannot be read as a table of results: {error}", file=file) from error
+    for name in COLUMNS:
+        if name not in raw.columns:
+            raise DataError("the column is missing", file=file, column=name)
+    if raw.empty:
+        raise DataError("holds no run", file=file)
+    frame = pd.DataFrame({name: _parse(raw[name], kind, file, name) for name, kind in COLUMNS.items()})
+    for name in _NEEDED:
+        _refuse(frame[name].isna() | (raw[name] == ""), raw[name], "is empty", file, name)
+    _refuse(~frame["status"].isin(STATUSES), raw["status"], f"is none of {', '.join(STATUSES)}", file, "status")
+    for name in _OK_NEEDS:
+        _refuse((frame["status"] == "ok") & (raw[name] == ""), raw[name], "is empty in a run that is ok", file, name)
+    _refuse(frame["run"].duplicated(), raw["run"], "is there twice", file, "run")
+    return frame
+
+
+def _parse(raw: pd.Series[Any], kind: str, file: str, column: str) -> pd.Series[Any]:
+    if kind == "text":
+        return raw
+    if kind == "json":
+        _refuse(~raw.map(_is_json_object), raw, "is not a JSON object", file, column)
+        return raw
+    if kind == "flag":
+        lower = raw.str.lower()
+        _refuse(~lower.isin(["true", "false", "1", "0", ""]), raw, "is neither true nor false", file, column)
+        return lower.isin(["true", "1"])
+    values = [_number(text) for text in raw]
+    wrong = [value is None or (kind == "int" and not (np.isnan(value) or value == int(value))) for value in values]
+    _refuse(pd.Series(wrong), raw, "is not a whole number" if kind == "int" else "is not a number", file, column)
+    if kind == "float":
+        return pd.Series(values, dtype="float64")
+    return pd.Series([_whole(text) if text else pd.NA for text in raw], dtype="Int64")
+
+
+def _number(text: str) -> float | None:
+    """The number, NaN where the text is empty or says so, None where it is neither; infinity is no measurement."""
+    try:
+        value = float(text) if text else float("nan")
+    except ValueError:
+        return None
+    return None if np.isinf(value) else value
+
+
+def _whole(text: str) -> Any:
+    if text.lstrip("+-").isdigit():
+        return int(text)
+    return pd.NA if np.isnan(float(text)) else int(float(text))
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return not text or isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _refuse(wrong: pd.Series[Any], raw: pd.Series[Any], message: str, file: str, column: str) -> None:
+    places = np.flatnonzero(np.asarray(wrong, dtype=bool))
+    if len(places):
+        row = int(places[0])
+        raise DataError(message, file=file, column=column, row=row + 1, value=str(raw.iloc[row]))
+
+
+# --- predictions ---------------------------------------------------------------------------------------------
+
+
+def predictions_path(folder: str | Path, run: str) -> Path:
+    """Where the predictions of a run lie.
+
+    Raises:
+        DataError: ``run`` is no plain file name.
+    """
+    if not run or Path(run).name != run or run.startswith("."):
+        raise DataError("is not a plain name", file=str(Path(folder) / RESULTS), column="run", value=run)
+    return Path(folder) / PREDICTIONS / f"{run}.parquet"
+
+
+def write_predictions(
+    folder: str | Path, run: str, *, row: np.ndarray, label: np.ndarray, score: np.ndarray, bucket: np.ndarray
+) -> Path:
+    """Write the test scores of a run; the same arrays give the same bytes."""
+    columns = {"row": (row, "int64"), "label": (label, "int8"), "score": (score, "float32"), "bucket": (bucket, "int8")}
+    table = pa.table({name: np.ascontiguousarray(values, dtype=kind) for name, (values, kind) in columns.items()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    path = predictions_path(folder, run)
+    atomic_write(path, buffer.getvalue())
+    return path
+
+
+def read_predictions(folder: str | Path, run: str) -> dict[str, np.ndarray] | None:
+    """``row, label, score, bucket`` of a run in the order of ``row``, or None where there is no file.
+
+    Raises:
+        DataError: the file is damaged or holds what no run writes; names file and column.
+    """
+    path = predictions_path(folder, run)
+    if not path.exists():
+        return None
+    file = str(path)
+    names = ("row", "label", "score", "bucket")
+    try:
+        table = pq.read_table(path)
+        columns = {name: table.column(name).to_numpy() for name in names}
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise DataError(f"cannot be read as predictions: {error}", file=file) from error
+    order = np.argsort(columns["row"], kind="stable")
+    columns = {name: values[order] for name, values in columns.items()}
+    if len(order) == 0:
+        raise DataError("holds no row", file=file)
+    if (np.diff(columns["row"]) == 0).any():
+        raise DataError("a row is there twice", file=file, column="row")
+    if not np.isin(columns["label"], (0, 1)).all():
+        raise DataError("a label is neither 0 nor 1", file=file, column="label")
+    if not np.isfinite(columns["score"]).all():
+        raise DataError("a score is not finite", file=file, column="score")
+    if not np.isin(columns["bucket"], range(len(BUCKETS))).all():
+        raise DataError("a bucket is none of 0 to 3", file=file, column="bucket")
+    return columns
+
+
+# --- naming methods ------------------------------------------------------------------------------------------
+
+
+def name_methods(frame: pd.DataFrame) -> pd.Series[Any]:
+    """A name for what each run tries, the same at every budget: the strategy and its options, not the sizes it led to.
+
+    ``unified`` alone where no other run of the strategy differs, else ``unified (chunks 3)``.
+    """
+    options = [_options(strategy, text) for strategy, text in zip(frame["strategy"], frame["settings"], strict=True)]
+    names: dict[Any, str] = {}
+    for strategy in frame["strategy"].unique():
+        mine = [place for place in range(len(frame)) if frame["strategy"].iloc[place] == strategy]
+        extras = [{**options[place], **({"tuned": True} if frame["tuned"].iloc[place] else {})} for place in mine]
+        keyed = [(frame["budget_requested"].iloc[place], frame["seed"].iloc[place]) for place in mine]
+        told = [_describe(extra) for extra in extras]
+        if len({(*key, text) for key, text in zip(keyed, told, strict=True)}) < len(mine):
+            told = [_describe(_object(frame["settings"].iloc[place])) for place in mine]
+        alone = len(set(told)) == 1
+        for place, text in zip(mine, told, strict=True):
+            names[place] = strategy if alone or not text else f"{strategy} ({text})"
+    return pd.Series([names[place] for place in range(len(frame))], index=frame.index, dtype="str")
+
+
+def options_of(strategy: str, settings: str) -> str:
+    """The options of a run as text: what the user chose, without sizes; "" where all are the defaults."""
+    return _describe(_options(strategy, settings))
+
+
+def sizes_of(strategy: str, settings: str) -> dict[str, Any]:
+    """What the budget led to, by name."""
+    chosen = _options(strategy, settings)
+    return {key: value for key, value in _object(settings).items() if key not in chosen}
+
+
+def _options(strategy: str, settings: str) -> dict[str, Any]:
+    """The settings that are keys of the strategy's config, or patterns with a strategy each."""
+    known = set(STRATEGIES[strategy].model_fields) - {"name"} if strategy in STRATEGIES else set()
+    return {
+        key: value
+        for key, value in _object(settings).items()
+        if key in known or (isinstance(value, dict) and value.get("name") in STRATEGIES)
+    }
+
+
+def _object(settings: str) -> dict[str, Any]:
+    return dict(json.loads(settings)) if settings else {}
+
+
+def _describe(options: dict[str, Any]) -> str:
+    def value_text(value: Any) -> str:
+        if isinstance(value, dict):
+            inner = {key: one for key, one in value.items() if key != "name"}
+            return f"{value['name']} {_describe(inner)}".strip() if "name" in value else "{" + _describe(inner) + "}"
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return ", ".join(
+        key if value is True else f"{key} {value_text(value)}" for key, value in sorted(options.items())
+    )

@@ -1,0 +1,53 @@
+# `make help` lists the targets. Everything runs in .venv, which `make install` builds from requirements/$(DEVICE).lock.
+
+# cpu or cuda. Unless said, what .venv was built for, so that `make test` keeps a CUDA environment.
+DEVICE ?= $(patsubst .venv/.installed-%,%,$(firstword $(wildcard .venv/.installed-*) .venv/.installed-cpu))
+PYTHON ?=
+RUN := .venv/bin/python -m
+STAMP := .venv/.installed-$(DEVICE)
+# Where `make ui` looks for runs.
+STORE ?= sqlite:///mlflow.db
+MLFLOW := $(shell sed -n 's/^mlflow-skinny==//p' requirements/cpu.lock)
+
+ifeq ($(filter cpu cuda,$(DEVICE)),)
+$(error DEVICE=$(DEVICE): it is cpu or cuda)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install report test lint types ui clean
+
+help: ## list the targets
+	@awk -F ': .*## |:.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+install: $(STAMP) ## set up .venv (DEVICE=cpu or cuda, PYTHON=/path/to/python3); a second call installs nothing
+
+$(STAMP): requirements/$(DEVICE).lock requirements/install.sh requirements/fbgemm_gpu_shim/pyproject.toml pyproject.toml
+	@PYTHON="$(PYTHON)" requirements/install.sh "$(DEVICE)"
+
+report: install ## run the compression report on planted data; the last line is the path of the page
+	@$(RUN) recsys_embed report --planted --out report-planted
+
+test: install ## run the tests
+	@$(RUN) pytest
+
+lint: install ## ruff: rules and format
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+
+types: install ## mypy, strict for the package
+	@$(RUN) mypy
+
+# The server is in the full MLflow, which wants an older pyarrow than ours: it gets an environment of its own.
+ui: install .venv-ui/.installed-$(MLFLOW) ## browse the runs in STORE (sqlite:///mlflow.db) in the MLflow UI
+	@.venv-ui/bin/mlflow ui --backend-store-uri "$(STORE)"
+
+.venv-ui/.installed-$(MLFLOW):
+	@echo "set-up: mlflow $(MLFLOW), for its server alone, in .venv-ui"
+	@.venv/bin/python -m venv --clear .venv-ui
+	@.venv-ui/bin/python -m pip install --quiet --disable-pip-version-check "mlflow==$(MLFLOW)"
+	@touch $@
+
+clean: ## remove what was built, but no data, runs or reports
+	rm -rf .venv .venv-ui build recsys_embed.egg-info requirements/fbgemm_gpu_shim/build \
+	    requirements/fbgemm_gpu_shim/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

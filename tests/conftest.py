@@ -1,0 +1,36 @@
+"""What every test gets: reproducible examples, two threads, and the real data where it is there."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+# Derandomised, so that a failure in one run is a failure in all; no deadline, since a shared machine stalls at times.
+hypothesis.settings.register_profile("repo", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("repo")
+
+
+def pytest_configure() -> None:
+    """Few threads: the tests' tensors are small, and machines are shared."""
+    torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of public data sets, in `$RECSYS_EMBED_DATA` or beside the repository; not part of it."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("RECSYS_EMBED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is not a folder (set RECSYS_EMBED_DATA)")
+    return folder

@@ -1,0 +1,316 @@
+"""Bytes: what a budget means, which strategy sizes fit it, and where the bytes go.
+
+A budget is bytes of the serving form: every tensor needed to turn ids into vectors, at logical widths. 1 MB = 10^6
+bytes, 1 MiB = 2^20. A float is a kept fraction of the full fp32 tables, ``"10x"`` is one tenth, an int is bytes.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from recsys_embed.config import FullConfig, StrategyNode
+from recsys_embed.embeddings import CLASSES, Full, Strategy
+from recsys_embed.errors import BudgetError, ConfigError
+from recsys_embed.features import Feature
+
+EXACT_SHARE = 10
+"""Small features stay exact while their full tables together take at most one tenth of the budget."""
+
+COARSE = 0.98
+"""A strategy whose sizes are too coarse to reach this share of the budget is marked ``coarse``."""
+
+_UNITS = {"B": 1} | {
+    prefix + unit: base**power
+    for unit, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate(("K", "M", "G", "T"), start=1)
+}
+
+
+@dataclass(frozen=True)
+class ByteBudget:
+    """A budget as the user wrote it: ``64MB``, ``64MiB``, ``10x``, ``0.1`` or a number of bytes.
+
+    >>> ByteBudget.parse("64MB").resolve(full_bytes=10**9), ByteBudget.parse("10x").resolve(full_bytes=10**9)
+    (64000000, 100000000)
+    >>> ByteBudget.parse(0.5).resolve(full_bytes=1000), ByteBudget.parse(640).resolve(full_bytes=1000)
+    (500, 640)
+    """
+
+    text: str
+    bytes: int | None = None
+    kept: float | None = None
+
+    @classmethod
+    def parse(cls, value: int | float | str | ByteBudget) -> ByteBudget:
+        """Read a budget.
+
+        Raises:
+            ConfigError: it is none of the forms, not positive, or the int 1 (write 1.0 for the whole).
+        """
+        if isinstance(value, ByteBudget):
+            return value
+        text = str(value).strip()
+        if isinstance(value, bool):
+            raise ConfigError(f"a budget is bytes, a size like '64MB', a ratio like '10x' or a fraction; got {value!r}")
+        if isinstance(value, int):
+            if value <= 1:
+                raise ConfigError(f"a budget of {value} byte: write 1.0 to keep the whole, or a size like '64MB'")
+            return cls(text, bytes=value)
+        if isinstance(value, float):
+            return cls._kept(text, value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
+        if match is None:
+            raise ConfigError(f"a budget is bytes, a size like '64MB', a ratio like '10x' or a fraction; got {value!r}")
+        number, unit = match.groups()
+        if unit == "x":
+            if float(number) <= 0:
+                raise ConfigError(f"a ratio is positive, got {value!r}")
+            return cls._kept(text, 1 / float(number))
+        if unit == "":
+            return cls.parse(float(number) if "." in number else int(number))
+        units = {name.lower(): size for name, size in _UNITS.items()}
+        if unit.lower() not in units:
+            raise ConfigError(f"unknown unit in budget {value!r}; known: {', '.join(_UNITS)}, x")
+        return cls(text, bytes=int(float(number) * units[unit.lower()]))
+
+    @classmethod
+    def _kept(cls, text: str, kept: float) -> ByteBudget:
+        if not 0 < kept < float("inf"):
+            raise ConfigError(f"a kept fraction is positive, got {text}")
+        return cls(text, kept=kept)
+
+    def resolve(self, *, full_bytes: int) -> int:
+        """The budget in bytes, against full tables of ``full_bytes``."""
+        return self.bytes if self.bytes is not None else round((self.kept or 0) * full_bytes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Strategies sized to a budget; nothing is allocated yet. Fields in bytes of the serving form."""
+
+    strategies: tuple[Strategy, ...]
+    budget: ByteBudget | None
+    budget_bytes: int | None
+    serve_bytes: int
+    full_bytes: int
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the sizes of the strategy left more than 2 % of the budget unused."""
+        return self.budget_bytes is not None and self.serve_bytes < COARSE * min(self.budget_bytes, self.full_bytes)
+
+    @property
+    def kept_fraction(self) -> float | None:
+        """The kept fraction that was asked for, of the full tables."""
+        return None if self.budget_bytes is None else self.budget_bytes / self.full_bytes
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the budget led to: every table with its rows."""
+        return {name: rows for strategy in self.strategies for name, rows in strategy.settings().items()}
+
+
+def serving_bytes(strategy: Strategy) -> int:
+    """Bytes that a strategy needs to turn ids into vectors: fp32 tables, small parameters, persistent buffers."""
+    tables = sum(table.rows * table.width * 4 for table in strategy.tables())
+    return tables + sum(tensor.numel() * tensor.element_size() for tensor in strategy.state_dict().values())
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Features under one strategy, and the range of its knob."""
+
+    config: StrategyNode
+    features: tuple[Feature, ...]
+    dim: int
+    label: str
+    seed: int
+
+    @property
+    def cls(self) -> type[Strategy]:
+        return CLASSES[type(self.config)]
+
+    def sized(self, rows: int) -> Strategy:
+        return self.cls.sized(self.config, self.features, self.dim, rows, self.label, self.seed)
+
+    def least(self) -> int:
+        return self.cls.least(self.config, self.features, self.dim)
+
+    def most(self) -> int:
+        return self.cls.most(self.config, self.features, self.dim)
+
+    def bytes(self, rows: int) -> int:
+        return serving_bytes(self.sized(rows))
+
+    def full_bytes(self) -> int:
+        return full_bytes(self.features, self.dim)
+
+    def rows_within(self, limit: int) -> int:
+        """The largest setting of the knob whose bytes are within ``limit``, or the least."""
+        low, high = self.least(), self.most()
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.bytes(middle) <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def full_bytes(features: Sequence[Feature], dim: int) -> int:
+    """Bytes of the fp32 tables with a row per id."""
+    return sum(size for _, size in {(f.vocab, f.size) for f in features}) * dim * 4
+
+
+def assign(features: Sequence[Feature], strategy: Mapping[str, StrategyNode]) -> dict[str, list[Feature]]:
+    """The features of each pattern; the first pattern that matches a feature's name wins.
+
+    Raises:
+        ConfigError: a feature without pattern, a pattern without feature, or a vocabulary under two patterns.
+    """
+    groups: dict[str, list[Feature]] = {pattern: [] for pattern in strategy}
+    owners: dict[str, str] = {}
+    for feature in features:
+        pattern = next((p for p in strategy if fnmatch.fnmatchcase(feature.name, p)), None)
+        if pattern is None:
+            raise ConfigError(f"no strategy for feature {feature.name!r}: add a pattern '*'", path="embedding.strategy")
+        if owners.setdefault(feature.vocab, pattern) != pattern:
+            raise ConfigError(
+                f"vocabulary {feature.vocab!r} is shared by features under patterns {owners[feature.vocab]!r} and "
+                f"{pattern!r}: features that share rows need one strategy",
+                path="embedding.strategy",
+            )
+        groups[pattern].append(feature)
+    for pattern, members in groups.items():
+        if not members:
+            names = ", ".join(feature.name for feature in features)
+            raise ConfigError(
+                f"pattern {pattern!r} matches no feature (of {names})", path=f"embedding.strategy.{pattern}"
+            )
+    return groups
+
+
+def plan(
+    features: Sequence[Feature],
+    dim: int,
+    strategy: Mapping[str, StrategyNode],
+    budget: int | float | str | ByteBudget | None,
+    *,
+    exact: Sequence[str] | None = None,
+    hash_seed: int = 0,
+) -> Plan:
+    """Size the strategies so that the whole layer fits the budget; allocates nothing.
+
+    What stays exact is subtracted first: the features named in ``exact``, or where that is ``None``, the smallest ones
+    (see :data:`EXACT_SHARE`); and features that the strategy could not make smaller. Then one kept fraction is found
+    for all groups of features, each clamped between its smallest and full size. A budget above the full size gives full.
+
+    Raises:
+        BudgetError: below the smallest feasible size, or ``full`` below its size.
+        ConfigError: patterns or names that do not fit the features; no budget where one is needed.
+    """
+    patterns = assign(features, strategy)
+    for name in exact or ():
+        if name not in {feature.name for feature in features}:
+            raise ConfigError(f"exact names {name!r}, which is no feature", path="embedding.exact")
+    whole = full_bytes(features, dim)
+    wanted = None if budget is None else ByteBudget.parse(budget)
+    limit = whole + 1 if wanted is None else wanted.resolve(full_bytes=whole)
+    squeezed = [config.name for config in strategy.values() if not isinstance(config, FullConfig)]
+    if wanted is None and squeezed:
+        raise ConfigError(f"strategy {squeezed[0]!r} needs a budget", path="embedding.budget")
+
+    if limit > whole:
+        groups: list[_Group] = []
+        kept = list(features)
+    else:
+        kept, groups = _divide(patterns, strategy, dim, limit, exact, hash_seed)
+    rows = _share(groups, limit - full_bytes(kept, dim))
+    built = tuple(([Full(kept, dim)] if kept else []) + [g.sized(r) for g, r in zip(groups, rows, strict=True)])
+    used = sum(serving_bytes(one) for one in built)
+    if used > limit:
+        least = min(used, whole)
+        raise BudgetError(
+            f"{_names(strategy)} needs at least {least} bytes for these features, the budget is {limit} bytes "
+            f"(full: {whole} bytes); nearest feasible budget: {least} bytes",
+            min_bytes=least,
+            max_bytes=whole,
+            nearest_bytes=least,
+        )
+    return Plan(built, wanted, None if wanted is None else limit, used, whole)
+
+
+def _names(strategy: Mapping[str, StrategyNode]) -> str:
+    return " + ".join(dict.fromkeys(config.name for config in strategy.values()))
+
+
+def _divide(
+    patterns: Mapping[str, Sequence[Feature]],
+    strategy: Mapping[str, StrategyNode],
+    dim: int,
+    limit: int,
+    exact: Sequence[str] | None,
+    hash_seed: int,
+) -> tuple[list[Feature], list[_Group]]:
+    """The features that stay exact, and the groups of the others. Sharers of a vocabulary go together."""
+
+    def group(pattern: str, members: Sequence[Feature]) -> _Group:
+        config = strategy[pattern]
+        place = [p for p in strategy if type(strategy[p]) is type(config)].index(pattern)
+        return _Group(config, tuple(members), dim, config.name + (f"_{place + 1}" if place else ""), hash_seed)
+
+    def rest(kept: set[str]) -> list[_Group]:
+        free = {pattern: [f for f in members if f.vocab not in kept] for pattern, members in patterns.items()}
+        return [group(pattern, members) for pattern, members in free.items() if members]
+
+    def floor(groups: Sequence[_Group]) -> int:
+        return sum(one.bytes(one.least()) for one in groups)
+
+    sharers: dict[str, list[Feature]] = {}
+    kept: set[str] = set()
+    for pattern, members in patterns.items():
+        for feature in members:
+            sharers.setdefault(feature.vocab, []).append(feature)
+            if feature.name in (exact or ()):
+                kept.add(feature.vocab)
+        for vocab in {feature.vocab for feature in members}:
+            if floor([group(pattern, sharers[vocab])]) >= full_bytes(sharers[vocab], dim):
+                kept.add(vocab)
+    size = {vocab: full_bytes(members, dim) for vocab, members in sharers.items()}
+    if exact is None:
+        added: list[str] = []
+        room = limit // EXACT_SHARE - sum(size[vocab] for vocab in kept)
+        for vocab in sorted(set(size) - kept, key=lambda vocab: (size[vocab], vocab)):
+            room -= size[vocab]
+            if room < 0:
+                break
+            added.append(vocab)
+        # Exact features must not make an otherwise feasible budget infeasible.
+        while added and sum(size[v] for v in kept | set(added)) + floor(rest(kept | set(added))) > limit:
+            added.pop()
+        kept |= set(added)
+    exact_features = [f for members in patterns.values() for f in members if f.vocab in kept]
+    return exact_features, rest(kept)
+
+
+def _share(groups: Sequence[_Group], room: int) -> list[int]:
+    """Rows of each group within ``room`` bytes: one kept fraction for all, then what rounding left over."""
+    low, high = 0.0, 1.0
+    rows = [group.least() for group in groups]
+    if sum(g.bytes(r) for g, r in zip(groups, rows, strict=True)) > room or not groups:
+        return rows
+    if len(groups) > 1:
+        for _ in range(40):
+            middle = (low + high) / 2
+            tried = [group.rows_within(int(middle * group.full_bytes())) for group in groups]
+            if sum(g.bytes(r) for g, r in zip(groups, tried, strict=True)) <= room:
+                low, rows = middle, tried
+            else:
+                high = middle
+    for place, group in enumerate(groups):
+        others = sum(g.bytes(r) for g, r in zip(groups, rows, strict=True)) - group.bytes(rows[place])
+        rows[place] = max(rows[place], group.rows_within(room - others))
+    return rows

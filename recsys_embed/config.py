@@ -1,0 +1,374 @@
+"""The configuration: one closed tree, read from TOML.
+
+An unknown key is an error that names its path and the nearest key there is. Everything a run depends on
+is in the tree, so that ``resolved`` written back to disk repeats the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from recsys_embed.errors import ConfigError
+
+
+class Node(BaseModel):
+    """A table of the config: closed, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- embedding strategies: the union below is the list of them -----------------------------------------------
+
+
+class StrategyNode(Node):
+    """An embedding strategy, told apart by its name."""
+
+    name: str
+
+
+class FullConfig(StrategyNode):
+    """One row per id: no compression."""
+
+    name: Literal["full"] = "full"
+
+
+class HashConfig(StrategyNode):
+    """The hashing trick: one smaller table per feature, ids hashed to its rows."""
+
+    name: Literal["hash"] = "hash"
+
+
+class UnifiedConfig(StrategyNode):
+    """Unified (multiplexed) embedding: every feature reads ``chunks`` rows of ``tables`` shared tables."""
+
+    name: Literal["unified"] = "unified"
+    chunks: int = Field(default=2, ge=1)
+    tables: int = Field(default=1, ge=1)
+
+
+class CompositionalConfig(StrategyNode):
+    """Compositional embedding: ``partitions`` complementary partitions (2: quotient and remainder)."""
+
+    name: Literal["compositional"] = "compositional"
+    operation: Literal["multiply", "add", "concat"] = "multiply"
+    partitions: int = Field(default=2, ge=2, le=4)
+
+
+StrategyConfig = Annotated[FullConfig | HashConfig | UnifiedConfig | CompositionalConfig, Field(discriminator="name")]
+STRATEGIES: dict[str, type[StrategyNode]] = {
+    cls.model_fields["name"].default: cls for cls in (FullConfig, HashConfig, UnifiedConfig, CompositionalConfig)
+}
+
+
+def as_patterns(value: Any) -> Any:
+    """A strategy's name, or one strategy's table, stands for the pattern ``*``.
+
+    A table whose key ``name`` is the name of a strategy is a strategy; any other table maps patterns to strategies.
+    """
+
+    def table(one: Any) -> Any:
+        return {"name": one} if isinstance(one, str) else one
+
+    if isinstance(value, (str, Node)):
+        return {"*": table(value)}
+    if (
+        isinstance(value, dict)
+        and value.get("name") in STRATEGIES
+        and set(value) - {"name"} <= {key for cls in STRATEGIES.values() for key in cls.model_fields}
+    ):
+        return {"*": value}
+    if isinstance(value, dict):
+        return {pattern: table(one) for pattern, one in value.items()}
+    return value
+
+
+class EmbeddingConfig(Node):
+    """How the categorical features become vectors, and how many bytes that may take."""
+
+    strategy: dict[str, StrategyConfig] = Field(default={"*": FullConfig()}, min_length=1)
+    budget: int | float | str | None = None
+    exact: tuple[str, ...] | None = None
+    on_unknown: Literal["unseen", "error"] = "unseen"
+    decay: float = Field(default=0.0, ge=0)
+    seed: int = 0
+    hash_seed: int = 0
+    backend: Literal["auto", "reference", "fused"] = "auto"
+
+    _patterns = field_validator("strategy", mode="before")(as_patterns)
+
+
+# --- data ----------------------------------------------------------------------------------------------------
+
+
+class LabelConfig(Node):
+    """Which values of a column are positive and which negative; rows with any other value are dropped and counted."""
+
+    column: str
+    positive: tuple[str | int | float, ...] = ("1",)
+    negative: tuple[str | int | float, ...] = ("0",)
+
+
+class SplitConfig(Node):
+    """Seeded random fractions, or a column that says train/val/test, or one file per split."""
+
+    random: tuple[float, float, float] | None = None
+    seed: int = 0
+    column: str | None = None
+    files: dict[Literal["train", "val", "test"], str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not {"random", "column", "files"} & set(value):
+            return {**value, "random": (0.8, 0.1, 0.1)}
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SplitConfig:
+        if sum(way is not None for way in (self.random, self.column, self.files)) != 1:
+            raise ValueError("split is exactly one of random, column, files")
+        if self.random is not None and (min(self.random) <= 0 or abs(sum(self.random) - 1) > 1e-6):
+            raise ValueError(f"random fractions are positive and sum to 1, got {list(self.random)}")
+        if self.files is not None and set(self.files) != {"train", "val", "test"}:
+            raise ValueError(f"files names train, val and test, got {sorted(self.files)}")
+        return self
+
+
+class PlantedConfig(Node):
+    """The planted data set: Zipf-distributed features and a known logistic model with pairwise interactions."""
+
+    rows: int = Field(default=300_000, ge=100)
+    cardinalities: tuple[int, ...] = (100_000, 50_000, 20_000, 10_000, 5_000, 2_000, 500, 100, 20, 5)
+    exponent: float = Field(default=1.05, gt=0)
+    multi_valued: int = Field(default=1, ge=0)
+    numeric: int = Field(default=2, ge=0)
+    noise: float = Field(default=0.0, ge=0)
+    seed: int = 0
+
+
+class DataConfig(Node):
+    """Where the rows are and what their columns mean."""
+
+    path: str | None = None
+    planted: PlantedConfig | None = None
+    label: str | LabelConfig = "label"
+    categorical: tuple[str, ...] = ()
+    multi_valued: dict[str, str] = {}
+    numeric: tuple[str, ...] | dict[str, Literal["log", "standard"]] = ()
+    split: SplitConfig = SplitConfig(random=(0.8, 0.1, 0.1))
+    min_count: int = Field(default=1, ge=1)
+    separator: str | None = None
+    vocabulary: dict[str, str] = {}
+    pooling: Literal["sum", "mean"] = "mean"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if sum(source is not None for source in (self.path, self.planted, self.split.files)) != 1:
+            raise ValueError("data comes from exactly one of path, planted, split.files")
+        return self
+
+    @property
+    def labels(self) -> LabelConfig:
+        """The label as a column with its positive and negative values."""
+        return self.label if isinstance(self.label, LabelConfig) else LabelConfig(column=self.label)
+
+    @property
+    def scalings(self) -> dict[str, str]:
+        """Each numeric column with its scaling; ``standard`` where only names were given."""
+        return dict(self.numeric) if isinstance(self.numeric, dict) else dict.fromkeys(self.numeric, "standard")
+
+
+# --- model and training --------------------------------------------------------------------------------------
+
+
+class DCNv2Config(Node):
+    """Deep & cross network, version 2, stacked."""
+
+    name: Literal["dcn_v2"] = "dcn_v2"
+    dim: int = Field(default=16, ge=1)
+    cross_layers: int = Field(default=2, ge=1)
+    hidden: tuple[int, ...] = (256, 128)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class DLRMConfig(Node):
+    """DLRM: dot products between all pairs of vectors."""
+
+    name: Literal["dlrm"] = "dlrm"
+    dim: int = Field(default=16, ge=1)
+    bottom: tuple[int, ...] = (64,)
+    top: tuple[int, ...] = (256, 128)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+ModelConfig = Annotated[DCNv2Config | DLRMConfig, Field(discriminator="name")]
+
+
+class OptimizerConfig(Node):
+    """One optimizer for the tables, one for everything else; ``tables = "adam"`` trains plain parameters densely."""
+
+    tables: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
+    tables_lr: float = Field(default=0.05, gt=0)
+    dense: Literal["adam", "adagrad", "sgd"] = "adam"
+    dense_lr: float = Field(default=0.001, gt=0)
+    dense_decay: float = Field(default=0.0, ge=0)
+
+
+class TrainingConfig(Node):
+    """The training protocol: early stopping on validation, the best weights kept."""
+
+    batch_size: int = Field(default=4096, ge=1)
+    epochs: int = Field(default=10, ge=1)
+    patience: int = Field(default=2, ge=1)
+    monitor: Literal["auc", "logloss"] = "auc"
+    optimizer: OptimizerConfig = OptimizerConfig()
+    warmup_steps: int = Field(default=0, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+    seed: int = 0
+    deterministic: bool = False
+    threads: int | None = Field(default=None, ge=1)
+
+
+class StudyConfig(Node):
+    """What a report compares: every strategy at every budget with every seed."""
+
+    strategies: tuple[dict[str, StrategyConfig], ...] = Field(
+        default=({"*": FullConfig()}, {"*": HashConfig()}, {"*": UnifiedConfig()}, {"*": CompositionalConfig()}),
+        min_length=1,
+    )
+    budgets: tuple[int | float | str, ...] = Field(default=(1.0, 0.5, 0.1), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    workers: int = Field(default=1, ge=1)
+
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _patterns(cls, value: Any) -> Any:
+        return [as_patterns(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+class TrackingConfig(Node):
+    """Where runs are logged."""
+
+    enabled: bool = True
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "recsys_embed"
+
+
+class Config(Node):
+    """A whole run or study."""
+
+    data: DataConfig
+    model: ModelConfig = DCNv2Config()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    training: TrainingConfig = TrainingConfig()
+    study: StudyConfig = StudyConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    def to_toml(self) -> str:
+        """The resolved tree as TOML; reading it back gives an equal config."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read a TOML file. ``overrides`` are ``a.b=value`` with a TOML value (bare text is a string).
+
+    Relative paths in ``data`` are relative to the working directory, as on the command line.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML, a key is unknown or a value is impossible.
+    """
+    try:
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read config {str(path)!r}: {error}") from error
+    return parse_config(tree, overrides, source=str(path))
+
+
+def parse_config(tree: dict[str, Any], overrides: tuple[str, ...] = (), *, source: str = "config") -> Config:
+    """Validate a tree of plain values; see :func:`load_config`."""
+    for override in overrides:
+        _set(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise explain(error, source) from None
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise ConfigError(f"--set takes a.b=value, got {override!r}")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, key = path.strip().split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: {parent!r} is not a table", path=path)
+    tree[key] = value
+
+
+def explain(error: ValidationError, source: str, root: type[Node] | None = None) -> ConfigError:
+    """One message per problem, each with its dotted path; unknown keys with the nearest known one."""
+    lines = []
+    path = None
+    for problem in error.errors(include_url=False):
+        keys = [str(part) for part in problem["loc"] if not _is_union_tag(part, problem["loc"])]
+        dotted = ".".join(keys)
+        path = path or dotted
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(
+                keys[-1], _known_keys(root or Config, problem["loc"][:-1]), n=1, cutoff=0.0
+            )
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            lines.append(f"unknown key {dotted!r}{hint}")
+        else:
+            shown = problem["input"]
+            shown = "" if isinstance(shown, dict) else f" (value {shown!r})"
+            lines.append(f"{dotted}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return ConfigError(f"{source}: " + "; ".join(dict.fromkeys(lines)), path=path)
+
+
+_TAGS = {"dcn_v2", "dlrm", *STRATEGIES}
+
+
+def _is_union_tag(part: Any, loc: tuple[Any, ...]) -> bool:
+    """Pydantic puts the chosen member of a union into the location: it is no key of the user's."""
+    text = str(part)
+    if "[" in text or text in {"str", "int", "float", "LabelConfig"}:
+        return True
+    return text in _TAGS and loc and loc[0] in {"model", "embedding", "study", "strategy"} and part is not loc[-1]
+
+
+def _known_keys(root: type[Node], loc: tuple[Any, ...]) -> list[str]:
+    node: Any = root
+    for part in loc:
+        nodes = _members(node)
+        node = next((cls.model_fields[part].annotation for cls in nodes if part in cls.model_fields), None) or next(
+            (cls for cls in nodes if "name" in cls.model_fields and cls.model_fields["name"].default == part), node
+        )
+    return sorted({key for cls in _members(node) for key in cls.model_fields})
+
+
+def _members(annotation: Any) -> list[type[BaseModel]]:
+    """The config tables an annotation can hold, through unions, containers and ``Annotated``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _members(get_args(annotation)[0])
+    if origin in (Union, UnionType, dict, tuple, list):
+        return [cls for arg in get_args(annotation) for cls in _members(arg)]
+    return []

@@ -1,0 +1,20 @@
+"""Embedding strategies, one file each; :mod:`recsys_embed.config` lists them as a union."""
+
+from __future__ import annotations
+
+from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, StrategyNode, UnifiedConfig
+from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec
+from recsys_embed.embeddings.compositional import Compositional
+from recsys_embed.embeddings.full import Full
+from recsys_embed.embeddings.hash import Hash
+from recsys_embed.embeddings.unified import Unified
+
+CLASSES: dict[type[StrategyNode], type[Strategy]] = {
+    FullConfig: Full,
+    HashConfig: Hash,
+    UnifiedConfig: Unified,
+    CompositionalConfig: Compositional,
+}
+"""The strategy that each config node builds."""
+
+__all__ = ["CLASSES", "Compositional", "Full", "Hash", "Lookup", "Strategy", "TableSpec", "Unified"]

@@ -1,0 +1,494 @@
+"""The embedding layer: strategies and tables behind one drop-in ``nn.Module``.
+
+Shapes: F features in layer order, B samples, S slots, W width of a table, D width of a vector, L lanes of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from recsys_embed.budget import ByteBudget, Plan, plan
+from recsys_embed.config import EmbeddingConfig, StrategyNode
+from recsys_embed.embeddings.base import Lookup, Strategy
+from recsys_embed.errors import ConfigError, DataError
+from recsys_embed.features import Feature, Ids, resolve
+from recsys_embed.ids import as_ids
+from recsys_embed.ledger import ledger
+from recsys_embed.tables.base import Group, Request, Tables, UpdateRule, offsets_of
+from recsys_embed.tables.optimizer import Read, TablesOptimizer
+from recsys_embed.tables.reference import ReferenceTables
+
+RULES = ("sgd", "adagrad", "rowwise_adagrad")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One strategy's place in the layer."""
+
+    strategy: Strategy
+    features: tuple[int, ...]  # positions in layer order
+    jagged: bool  # some feature is multi-valued
+    pooled: bool  # bags are summed in the read
+    reads: tuple[_ReadPlace, ...]
+
+
+@dataclass(frozen=True)
+class _ReadPlace:
+    """Where the lanes of a strategy's read lie in its group."""
+
+    name: str
+    group: int
+    lanes: slice
+    slots: int
+
+
+class EmbeddingLayer(nn.Module):
+    """Vectors of categorical features, within a byte budget.
+
+    Args:
+        features: the features, in the order of the output.
+        dim: D, the width of every vector.
+        strategy: a strategy's name, its config, or a mapping from patterns of feature names to either; the first
+            pattern that matches a name wins.
+        budget: bytes of the serving form: ``"64MB"``, ``"10x"``, ``0.1`` (kept fraction) or bytes as an int.
+        exact: features that are never compressed; by default the smallest, see :mod:`recsys_embed.budget`.
+        on_unknown: what an id outside ``[0, cardinality)`` is: an ``"error"``, or the ``"unseen"`` id 0.
+        decay: weight of the squared rows read in :meth:`penalty`, a mean over samples.
+        seed: seed of the initial weights.
+        hash_seed: seed of the hashes.
+        backend: ``"reference"``, ``"fused"`` (FBGEMM), or ``"auto"``: fused where it can hold the tables. Used once
+            :meth:`optimizer` is called; until then tables are ordinary parameters.
+
+    Raises:
+        BudgetError: no size of the strategy fits; raised before anything is allocated.
+        ConfigError: features, patterns or options that do not fit each other.
+
+    >>> emb = EmbeddingLayer([Feature("user", 1000), Feature("city", 20)], dim=8, strategy="hash", budget=0.25)
+    >>> emb(torch.tensor([[3, 999], [1, 19]])).shape
+    torch.Size([2, 2, 8])
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        dim: int,
+        *,
+        strategy: str | StrategyNode | Mapping[str, Any] = "full",
+        budget: int | float | str | ByteBudget | None = None,
+        exact: Sequence[str] | None = None,
+        on_unknown: str = "error",
+        decay: float = 0.0,
+        seed: int = 0,
+        hash_seed: int = 0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if on_unknown not in ("error", "unseen"):
+            raise ConfigError(f"on_unknown is 'error' or 'unseen', got {on_unknown!r}")
+        if backend not in ("auto", "reference", "fused"):
+            raise ConfigError(f"backend is 'auto', 'reference' or 'fused', got {backend!r}")
+        if dim < 1:
+            raise ConfigError(f"dim is at least 1, got {dim}")
+        self.features, self.dim = resolve(features), dim
+        self.on_unknown, self.decay, self.seed, self.backend = on_unknown, decay, seed, backend
+        patterns = parse_strategy(strategy)
+        self.plan: Plan = plan(self.features, dim, patterns, budget, exact=exact, hash_seed=hash_seed)
+        self.strategies = nn.ModuleList(self.plan.strategies)
+        self._parts, groups = self._lay_out()
+        specs = [spec for part in self._parts for spec in part.strategy.tables()]
+        names = [spec.name for spec in specs]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"two tables are called {name!r}: rename a feature")
+        self.tables: Tables = ReferenceTables(specs, groups, seed)
+        sizes = torch.tensor([feature.size for feature in self.features])
+        self.register_buffer("_sizes", sizes, persistent=False)
+        self._optimizer: list[TablesOptimizer] = []  # in a list: no part of the module tree
+        self._penalties: list[Tensor] = []
+        self._lookups: dict[int, list[tuple[_Part, Lookup]]] = {}
+        self._steps = 0
+
+    # --- the forward pass ------------------------------------------------------------------------------------
+
+    def forward(self, ids: Any) -> Tensor:
+        """Vectors ``[B, F, D]``.
+
+        Args:
+            ids: ``[F, B]`` integers; a dict with, for each feature, ``[B]`` ids or, where multi-valued, ``(values,
+                offsets [B + 1])`` or ``(values, offsets, weights)``; ``(values [N], offsets [F*B + 1])``,
+                feature-major; an :class:`~recsys_embed.features.Ids`; or a KeyedJaggedTensor. Never changed.
+
+        Raises:
+            DataError: an id outside ``[0, cardinality)``, with the feature, the sample and the value.
+        """
+        batch = self._checked(as_ids(ids, self.features))
+        lookups = [part.strategy.address(self._select(part, batch)) for part in self._parts]
+        asked: list[list[Request]] = [[] for _ in self.tables.groups]
+        for part, lookup in zip(self._parts, lookups, strict=True):
+            for place in part.reads:
+                asked[place.group].append(_request(part, lookup, lookup.rows[place.name]))
+        read = [self._read(group, requests) for group, requests in enumerate(asked)]
+        if self._observers and torch.is_grad_enabled():
+            for rows in read:
+                self._lookups[id(rows)] = list(zip(self._parts, lookups, strict=True))
+        vectors = []
+        for part, lookup in zip(self._parts, lookups, strict=True):
+            rows_of = {
+                place.name: _rows(part, lookup, read[place.group][:, place.lanes], place) for place in part.reads
+            }
+            vectors.append(_pool(part, lookup, part.strategy.combine(rows_of, lookup)))
+            self._note_penalty(part, lookup, rows_of, batch.batch)
+        return self._in_order(vectors)
+
+    def _select(self, part: _Part, batch: Ids) -> Ids:
+        ids = batch.select(part.features)
+        if part.jagged:
+            return ids.jagged()
+        if ids.offsets is not None:
+            lengths = ids.offsets.diff().view(ids.features, ids.batch)
+            feature, sample = (lengths != 1).nonzero()[0].tolist() if (lengths != 1).any() else (0, 0)
+            name = self.features[part.features[feature]].name
+            raise DataError(
+                f"feature is single-valued, but sample {sample} has {int(lengths[feature, sample])} ids or weights",
+                column=name,
+            )
+        return ids
+
+    def _read(self, group: int, requests: list[Request]) -> Tensor:
+        """Rows ``[B, L, W]`` of a group: connected to parameters, or a leaf where a tables optimizer trains them."""
+        request = requests[0] if len(requests) == 1 else _join(requests)
+        if self._optimizer and torch.is_grad_enabled():
+            return self._optimizer[0].read(group, request)
+        return self.tables.read(group, request)
+
+    def _note_penalty(self, part: _Part, lookup: Lookup, rows: Mapping[str, Tensor], batch: int) -> None:
+        if not torch.is_grad_enabled():
+            return
+        own = part.strategy.penalty(rows, lookup)
+        if own is not None:
+            self._penalties.append(own)
+        if self.decay:
+            squares = torch.stack([one.square().sum() for one in rows.values()]).sum()
+            self._penalties.append(squares * (self.decay / max(batch, 1)))
+
+    def _in_order(self, vectors: list[Tensor]) -> Tensor:
+        """One tensor in layer order: no copy for a single strategy, one ``cat`` otherwise."""
+        if len(vectors) == 1 and self._parts[0].features == tuple(range(len(self.features))):
+            return vectors[0]
+        pieces: dict[int, Tensor] = {}
+        for part, tensor in zip(self._parts, vectors, strict=True):
+            start = 0
+            for end in range(1, len(part.features) + 1):
+                if end == len(part.features) or part.features[end] != part.features[end - 1] + 1:
+                    pieces[part.features[start]] = tensor[:, start:end]
+                    start = end
+        return torch.cat([pieces[first] for first in sorted(pieces)], dim=1)
+
+    def _checked(self, ids: Ids) -> Ids:
+        """Ids that all lie in ``[0, cardinality)``; unknown ones are an error or the unseen id, in a copy."""
+        if ids.values.numel() == 0:
+            return ids
+        values, sizes = ids.values, self._sizes
+        if ids.offsets is None:
+            low, high = values.aminmax(dim=1)
+            if not bool(((low < 0) | (high >= sizes)).any()):
+                return ids
+            limit = sizes.unsqueeze(1)
+        else:
+            limit = ids.spread(sizes.unsqueeze(1)).view(-1)
+        bad = (values < 0) | (values >= limit)
+        if not bool(bad.any()):
+            return ids
+        if self.on_unknown == "unseen":
+            return Ids(values.masked_fill(bad, 0), ids.features, ids.offsets, ids.weights)
+        place = int(bad.view(-1).nonzero()[0])
+        if ids.offsets is None:
+            feature, sample = divmod(place, ids.batch)
+        else:
+            bag = int(torch.searchsorted(ids.offsets, torch.tensor(place, dtype=ids.offsets.dtype), right=True)) - 1
+            feature, sample = divmod(bag, ids.batch)
+        value, size = int(values.view(-1)[place]), self.features[feature].size
+        raise DataError(
+            f"id is outside [0, {size}) in sample {sample} of the batch",
+            column=self.features[feature].name,
+            row=sample,
+            value=value,
+        )
+
+    # --- training --------------------------------------------------------------------------------------------
+
+    def optimizer(self, name: str = "rowwise_adagrad", *, lr: float, eps: float = 1e-8) -> TablesOptimizer:
+        """Take the tables out of ``parameters()`` and give the optimizer that trains them.
+
+        To be called once, before other optimizers are made. A backward pass alone then changes nothing; ``step()``
+        applies all gradients that arrived since the last one as a single update.
+
+        Args:
+            name: ``sgd``, ``adagrad`` or ``rowwise_adagrad`` (one running sum a row, over the logical width).
+            lr: learning rate; schedulers and ``param_groups`` may change it.
+            eps: added to Adagrad's root.
+
+        Raises:
+            ConfigError: called twice, an unknown name, or the layer's back end refuses it.
+        """
+        if self._optimizer:
+            raise ConfigError("this layer has a tables optimizer already")
+        if name not in RULES:
+            raise ConfigError(f"a tables optimizer is one of {', '.join(RULES)}; got {name!r}")
+        observe = self._observe if self._observers else None
+        rule = UpdateRule(name, eps)
+        tables = self._trained_tables(rule)
+        made = TablesOptimizer(tables, lr, self._feature_of, observe, self._forget)
+        self.tables = tables
+        self._optimizer.append(made)
+        return made
+
+    def _trained_tables(self, rule: UpdateRule) -> Tables:
+        assert isinstance(self.tables, ReferenceTables)
+        if self.backend != "reference":
+            from recsys_embed.tables.fused import FusedTables, refusal
+
+            why = refusal(self._sizes.device, self.tables.groups)
+            if why is None:
+                return FusedTables(self.tables, rule, self._sizes.device)
+            if self.backend == "fused":
+                raise ConfigError(f"the fused back end cannot hold these tables: {why}", path="embedding.backend")
+        self.tables.train_by(rule)
+        return self.tables
+
+    def penalty(self) -> Tensor:
+        """The penalty on the reads since it was last asked for, or since ``step()`` or ``zero_grad()``; a scalar."""
+        total = torch.stack(self._penalties).sum() if self._penalties else torch.zeros((), device=self._sizes.device)
+        self._penalties.clear()
+        return total
+
+    def after_step(self) -> None:
+        """Count a step; run ``maintain`` of the strategies where it is due."""
+        self._steps += 1
+        if not self._optimizer:
+            for part in self._parts:
+                if part.strategy.observes or part.strategy.maintain_every is not None:
+                    name = type(part.strategy).__name__
+                    raise ConfigError(f"strategy {name} changes tables in training: call optimizer() first")
+        for part in self._parts:
+            every = part.strategy.maintain_every
+            if every is not None and self._steps % every == 0:
+                part.strategy.maintain(self.tables)
+
+    @property
+    def _observers(self) -> bool:
+        return any(part.strategy.observes for part in self._parts)
+
+    def _observe(self, reads: list[Read]) -> None:
+        for read in reads:
+            for part, lookup in self._lookups.get(id(read.leaf), []):
+                gradients = {
+                    place.name: _rows(part, lookup, _gradient(read)[:, place.lanes], place)
+                    for place in part.reads
+                    if place.group == read.group
+                }
+                if gradients and part.strategy.observes:
+                    part.strategy.observe(lookup, gradients)
+
+    def _forget(self) -> None:
+        self._lookups.clear()
+        self._penalties.clear()
+
+    def _feature_of(self, group: int, lane: int) -> str:
+        for part in self._parts:
+            for place in part.reads:
+                if place.group == group and place.lanes.start <= lane < place.lanes.stop:
+                    within = lane - place.lanes.start
+                    position = within % len(part.features) if part.jagged else within // place.slots
+                    return self.features[part.features[position]].name
+        raise AssertionError(f"group {group} has no lane {lane}")
+
+    # --- looking inside --------------------------------------------------------------------------------------
+
+    def vectors(self, feature: str, ids: Tensor) -> Tensor:
+        """Vectors ``[n, D]`` of ids ``[n]`` of one feature, without gradient.
+
+        Raises:
+            ConfigError: no such feature.
+            DataError: an id outside ``[0, cardinality)``.
+        """
+        names = [one.name for one in self.features]
+        if feature not in names:
+            raise ConfigError(f"no feature {feature!r}; there are {', '.join(names)}")
+        place = names.index(feature)
+        pieces = []
+        with torch.no_grad():
+            for part in ids.reshape(-1).split(65_536):
+                batch = torch.zeros(len(names), part.numel(), dtype=torch.int64, device=part.device)
+                batch[place] = part
+                pieces.append(self(batch)[:, place])
+        return torch.cat(pieces) if pieces else torch.zeros(0, self.dim)
+
+    def ledger(self, optimizer: str | None = None) -> pd.DataFrame:
+        """Bytes of every part; see :func:`recsys_embed.ledger.ledger`."""
+        rule = UpdateRule(optimizer) if optimizer else self.tables.rule
+        return ledger(self.plan, rule, self.tables.padded_width)
+
+    @property
+    def budget_report(self) -> Plan:
+        """What was asked for, what was reached, and the sizes that led to."""
+        return self.plan
+
+    def extra_repr(self) -> str:
+        """Sizes at a glance."""
+        return f"features={len(self.features)}, dim={self.dim}, serve_bytes={self.plan.serve_bytes}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingLayer:
+        """A copy with ordinary parameters: it carries no tables optimizer."""
+        copy = EmbeddingLayer.__new__(EmbeddingLayer)
+        memo[id(self)] = copy
+        nn.Module.__init__(copy)
+        copy.features, copy.dim, copy.plan = self.features, self.dim, self.plan
+        copy.on_unknown, copy.decay, copy.seed, copy.backend = self.on_unknown, self.decay, self.seed, self.backend
+        import copy as copying
+
+        copy.strategies = copying.deepcopy(self.strategies, memo)
+        copy._parts, groups = copy._lay_out()
+        device = self._sizes.device
+        copy.tables = ReferenceTables(list(self.tables.specs.values()), groups, self.seed).to(device)
+        copy.register_buffer("_sizes", self._sizes.clone(), persistent=False)
+        copy._optimizer, copy._penalties, copy._lookups, copy._steps = [], [], {}, self._steps
+        copy.load_state_dict(self.state_dict())
+        return copy.train(self.training)
+
+    def _lay_out(self) -> tuple[list[_Part], list[Group]]:
+        """Give every read its lanes in a group: one group for each width, and whether bags are pooled in the read."""
+        positions = {feature.name: place for place, feature in enumerate(self.features)}
+        lanes: dict[tuple[int, bool], list[str]] = {}
+        keys: list[tuple[int, bool]] = []
+        parts = []
+        for strategy in self.strategies:
+            assert isinstance(strategy, Strategy)
+            jagged = any(feature.multi_valued for feature in strategy.features)
+            penalised = bool(self.decay) or type(strategy).penalty is not Strategy.penalty
+            pooled = not jagged or (strategy.linear and not penalised and not strategy.observes)
+            widths = {spec.name: spec.width for spec in strategy.tables()}
+            places = []
+            for name, homes in strategy.reads().items():
+                slots = len(homes[0])
+                order = (
+                    [homes[f][s] for s in range(slots) for f in range(len(homes))]
+                    if jagged
+                    else [home for row in homes for home in row]
+                )
+                key = (widths[order[0]], pooled)
+                if key not in lanes:
+                    lanes[key] = []
+                    keys.append(key)
+                start = len(lanes[key])
+                lanes[key].extend(order)
+                places.append(_ReadPlace(name, keys.index(key), slice(start, start + len(order)), slots))
+            features = tuple(positions[feature.name] for feature in strategy.features)
+            parts.append(_Part(strategy, features, jagged, pooled, tuple(places)))
+        return parts, [Group(tuple(lanes[key]), key[0]) for key in keys]
+
+
+def parse_strategy(strategy: str | StrategyNode | Mapping[str, Any]) -> dict[str, StrategyNode]:
+    """Patterns and their strategies, checked as the config file is.
+
+    Raises:
+        ConfigError: an unknown strategy or option.
+    """
+    from pydantic import ValidationError
+
+    from recsys_embed.config import explain
+
+    value = dict(strategy) if isinstance(strategy, Mapping) else strategy
+    try:
+        return dict(EmbeddingConfig.model_validate({"strategy": value}).strategy)
+    except ValidationError as error:
+        raise explain(error, "strategy", EmbeddingConfig) from None
+
+
+def _request(part: _Part, lookup: Lookup, rows: Tensor) -> Request:
+    """The bags that a strategy's read asks for, in the order of its lanes."""
+    ids = lookup.ids
+    if not part.jagged:
+        return Request(rows.reshape(-1, ids.batch), ids.batch)
+    slots, count = rows.shape
+    assert ids.offsets is not None
+    if part.pooled:
+        offsets, batch, weights = ids.offsets, ids.batch, _weights(part, ids)
+    else:
+        # Every occurrence is a bag of its own; features with fewer occurrences end in empty bags.
+        counts = torch.tensor(ids.bounds(), device=rows.device).diff()
+        batch = int(counts.max()) if counts.numel() else 0
+        offsets, weights = offsets_of(torch.arange(batch, device=rows.device) < counts.unsqueeze(1)), None
+    shifts = torch.arange(slots, device=rows.device).unsqueeze(1) * count
+    ends = torch.full((1,), slots * count, dtype=offsets.dtype, device=rows.device)
+    offsets = torch.cat([(offsets[:-1] + shifts).view(-1), ends])
+    return Request(rows.reshape(-1), batch, offsets, None if weights is None else weights.repeat(slots))
+
+
+def _rows(part: _Part, lookup: Lookup, read: Tensor, place: _ReadPlace) -> Tensor:
+    """Rows ``[B, F, S, W]``, or ``[N, S, W]`` per occurrence, from a strategy's lanes ``[B, F*S, W]``."""
+    features = len(part.features)
+    if not part.jagged:
+        return read.unflatten(1, (features, place.slots))
+    lanes = read.unflatten(1, (place.slots, features))
+    if part.pooled:
+        return lanes.transpose(1, 2)
+    bounds = torch.tensor(lookup.ids.bounds(), device=read.device)
+    feature = torch.arange(features, device=read.device).repeat_interleave(bounds.diff())
+    position = torch.arange(feature.numel(), device=read.device) - bounds[feature]
+    return lanes[position, :, feature]
+
+
+def _pool(part: _Part, lookup: Lookup, vectors: Tensor) -> Tensor:
+    """Vectors ``[B, F, D]``: bags that were not pooled in the read are summed here."""
+    if part.pooled:
+        return vectors
+    ids = lookup.ids
+    assert ids.offsets is not None
+    weights = _weights(part, ids)
+    if weights is not None:
+        vectors = vectors * weights.unsqueeze(1)
+    bags = torch.arange(ids.features * ids.batch, device=vectors.device).repeat_interleave(ids.offsets.diff())
+    pooled = vectors.new_zeros(ids.features * ids.batch, vectors.shape[1]).index_add(0, bags, vectors)
+    return pooled.view(ids.features, ids.batch, -1).transpose(0, 1)
+
+
+def _weights(part: _Part, ids: Ids) -> Tensor | None:
+    """Weights of the occurrences: the caller's, and 1/length where a feature pools by mean."""
+    assert ids.offsets is not None
+    mean = [feature.pooling == "mean" and feature.multi_valued for feature in part.strategy.features]
+    if not any(mean):
+        return None if ids.weights is None else ids.weights.to(torch.float32)
+    lengths = ids.offsets.diff().view(ids.features, ids.batch)
+    divisors = torch.where(torch.tensor(mean, device=lengths.device).unsqueeze(1), lengths, 1).reshape(-1)
+    weights = 1.0 / divisors.repeat_interleave(lengths.reshape(-1)).to(torch.float32)
+    return weights if ids.weights is None else weights * ids.weights
+
+
+def _join(requests: Sequence[Request]) -> Request:
+    """The lanes of several strategies side by side in one request."""
+    batch = requests[0].batch
+    if all(request.offsets is None for request in requests):
+        return Request(torch.cat([request.rows for request in requests]), batch)
+    # Strategies read per occurrence may ask for different numbers of bags: the shorter end in empty ones.
+    batch = max(request.batch for request in requests)
+    rows, lengths, weights = [], [], []
+    for request in requests:
+        flat, offsets = request.jagged()
+        each = offsets.diff().view(-1, request.batch) if request.batch else offsets.new_zeros(0, 0)
+        rows.append(flat)
+        lengths.append(torch.nn.functional.pad(each, (0, batch - request.batch)))
+        weights.append(torch.ones(flat.numel(), device=flat.device) if request.weights is None else request.weights)
+    weighted = any(request.weights is not None for request in requests)
+    return Request(torch.cat(rows), batch, offsets_of(torch.cat(lengths)), torch.cat(weights) if weighted else None)
+
+
+def _gradient(read: Read) -> Tensor:
+    assert read.leaf.grad is not None
+    return read.leaf.grad

@@ -1,0 +1,51 @@
+"""The ledger: where the bytes of a layer go, predicted from its plan alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from recsys_embed.budget import Plan
+from recsys_embed.tables.base import UpdateRule
+
+COLUMNS = ["part", "feature", "table", "rows", "width", "train_bytes", "checkpoint_bytes", "serve_bytes"]
+
+
+def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], int]) -> pd.DataFrame:
+    """A row for every table and small parameter.
+
+    Returns:
+        Columns ``part`` (the strategy), ``feature`` (its readers, joined by ``+``), ``table``, ``rows``, ``width``
+        (logical), and bytes: ``train_bytes`` (padded rows and the tables optimizer's state), ``checkpoint_bytes``
+        (logical rows and that state), ``serve_bytes`` (logical rows). While tables are ordinary parameters the state
+        of the caller's own optimizer is unknown and not in it.
+    """
+    lines: list[dict[str, object]] = []
+    for strategy in plan.strategies:
+        part = type(strategy).__name__.lower()
+        readers: dict[str, list[str]] = {}
+        for homes in strategy.reads().values():
+            for feature, row in zip(strategy.features, homes, strict=True):
+                for home in dict.fromkeys(row):
+                    readers.setdefault(home, []).append(feature.name)
+        for spec in strategy.tables():
+            state = rule.state_width(spec.width) if rule else 0
+            padded_state = rule.state_width(padded_width(spec.width)) if rule else 0
+            lines.append(
+                {
+                    "part": part,
+                    "feature": "+".join(readers[spec.name]),
+                    "table": spec.name,
+                    "rows": spec.rows,
+                    "width": spec.width,
+                    "train_bytes": 4 * spec.rows * (padded_width(spec.width) + padded_state),
+                    "checkpoint_bytes": 4 * spec.rows * (spec.width + state),
+                    "serve_bytes": 4 * spec.rows * spec.width,
+                }
+            )
+        for name, tensor in strategy.state_dict().items():
+            size = tensor.numel() * tensor.element_size()
+            every = "+".join(feature.name for feature in strategy.features)
+            lines.append(dict(zip(COLUMNS, [part, every, name, tensor.shape[0], 0, size, size, size], strict=True)))
+    return pd.DataFrame(lines, columns=COLUMNS)

@@ -1,0 +1,198 @@
+"""Where rows live: the contract of a table back end.
+
+Shapes: L lanes, B samples, W width. A lane is one (feature, slot) pair; lanes of one width that are read together form
+a group. Every read is a pooled read of bags, ``[L, B]`` bags of row numbers; a single-valued lookup is a bag of one::
+
+    rows [L, B]                        a matrix: every bag holds one row
+    rows [M], offsets [L*B + 1]        jagged, lane-major; perhaps weights [M]
+
+and gives ``[B, L, W]``, the memory order in which a sample's vectors lie side by side.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recsys_embed.embeddings.base import TableSpec, Uniform
+from recsys_embed.hashing import seed_of
+
+INIT_BLOCK = 65_536
+"""Initial weights are drawn in blocks of this many rows, each with a seed of its own."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lanes read together: the table of each lane, and their common width."""
+
+    lanes: tuple[str, ...]
+    width: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """The bags to read for one group; see the module's shapes. Row numbers count within each lane's table."""
+
+    rows: Tensor
+    batch: int
+    offsets: Tensor | None = None
+    weights: Tensor | None = None
+
+    def jagged(self) -> tuple[Tensor, Tensor]:
+        """Flat rows ``[M]`` and offsets ``[L*B + 1]``, also of a matrix."""
+        if self.offsets is not None:
+            return self.rows, self.offsets
+        flat = self.rows.reshape(-1)
+        return flat, torch.arange(flat.numel() + 1, device=flat.device)
+
+    @staticmethod
+    def concat(requests: Sequence[Request], lanes: int) -> Request:
+        """One request with the samples of several, in their order."""
+        if len(requests) == 1:
+            return requests[0]
+        batch = sum(request.batch for request in requests)
+        if all(request.offsets is None for request in requests):
+            return Request(torch.cat([request.rows for request in requests], dim=1), batch)
+        flats = [request.jagged() for request in requests]
+        lengths = torch.cat(
+            [offsets.diff().view(lanes, r.batch) for (_, offsets), r in zip(flats, requests, strict=True)], dim=1
+        )
+        cuts = [
+            offsets[:: request.batch].tolist() if request.batch else [0] * (lanes + 1)
+            for (_, offsets), request in zip(flats, requests, strict=True)
+        ]
+
+        def by_lane(parts: Sequence[Tensor]) -> Tensor:
+            return torch.cat(
+                [p[cut[lane] : cut[lane + 1]] for lane in range(lanes) for p, cut in zip(parts, cuts, strict=True)]
+            )
+
+        weights = None
+        if any(request.weights is not None for request in requests):
+            weights = by_lane(
+                [
+                    torch.ones(rows.numel(), device=rows.device) if r.weights is None else r.weights
+                    for (rows, _), r in zip(flats, requests, strict=True)
+                ]
+            )
+        return Request(by_lane([rows for rows, _ in flats]), batch, offsets_of(lengths), weights)
+
+
+def offsets_of(lengths: Tensor) -> Tensor:
+    """Offsets ``[n + 1]`` of bags with these lengths, in their flat order."""
+    offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64, device=lengths.device)
+    torch.cumsum(lengths.reshape(-1), 0, out=offsets[1:])
+    return offsets
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """The optimizer of the tables: ``sgd``, ``adagrad`` or ``rowwise_adagrad``.
+
+    Row-wise Adagrad keeps one sum a row, of the squared gradient's mean over the logical width.
+    """
+
+    name: str
+    eps: float = 1e-8
+
+    def state_width(self, width: int) -> int:
+        """Floats of state a row: what it adds to the bytes of training and of a checkpoint."""
+        return {"sgd": 0, "adagrad": width, "rowwise_adagrad": 1}[self.name]
+
+
+class Tables(nn.Module, ABC):
+    """Stores the tables of one layer. ``rule`` is ``None`` while the tables are ordinary parameters.
+
+    ``state_dict`` holds ``<name>`` with the logical ``[rows, width]`` weights, on every back end.
+    """
+
+    rule: UpdateRule | None = None
+
+    def __init__(self, specs: Sequence[TableSpec], groups: Sequence[Group]) -> None:
+        super().__init__()
+        self.specs = {spec.name: spec for spec in specs}
+        self.groups = tuple(groups)
+
+    @abstractmethod
+    def read(self, group: int, request: Request) -> Tensor:
+        """Pooled rows ``[B, L, W]``, connected to whatever the back end needs for :meth:`apply`."""
+
+    @abstractmethod
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of the updates, and of the reads, that follow."""
+
+    @abstractmethod
+    def apply(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
+        """Update the rows of ``request`` once, with the gradient ``[B, L, W]`` of what was read.
+
+        ``read`` is what :meth:`read` gave for this very request at the present learning rate, if it is at hand.
+        """
+
+    @abstractmethod
+    def get(self, name: str) -> Tensor:
+        """The logical ``[rows, width]`` weights of a table; a view or a copy."""
+
+    @abstractmethod
+    def put(self, name: str, weights: Tensor) -> None:
+        """Replace the weights of a table."""
+
+    @abstractmethod
+    def get_state(self, name: str) -> Tensor:
+        """The optimizer state of a table: ``[rows, state width]``."""
+
+    @abstractmethod
+    def put_state(self, name: str, state: Tensor) -> None:
+        """Replace the optimizer state of a table."""
+
+    @abstractmethod
+    def padded_width(self, width: int) -> int:
+        """Floats a row of this width takes in memory."""
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        for name in self.specs:
+            weights = self.get(name)
+            destination[prefix + name] = weights if keep_vars else weights.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        prefix: str,
+        local_metadata: object,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        for name, spec in self.specs.items():
+            weights = state_dict.get(prefix + name)
+            if weights is None:
+                missing_keys.append(prefix + name)
+            elif tuple(weights.shape) != (spec.rows, spec.width):
+                error_msgs.append(
+                    f"size mismatch for {prefix + name}: copying {tuple(weights.shape)} "
+                    f"into a table of {(spec.rows, spec.width)}."
+                )
+            else:
+                with torch.no_grad():
+                    self.put(name, weights)
+        known = {prefix + name for name in self.specs}
+        unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
+
+
+def initial_weights(spec: TableSpec, seed: int) -> Tensor:
+    """Initial weights ``[rows, width]``: a function of (seed, table name, block of rows) and nothing else."""
+    weights = torch.empty(spec.rows, spec.width)
+    draw(weights, spec.name, spec.init, seed)
+    return weights
+
+
+def draw(weights: Tensor, name: str, init: Uniform, seed: int) -> None:
+    """Fill ``weights`` in place; see :func:`initial_weights`."""
+    for block, start in enumerate(range(0, weights.shape[0], INIT_BLOCK)):
+        generator = torch.Generator().manual_seed(seed_of(name, block, seed) % 2**63)
+        part = weights[start : start + INIT_BLOCK]
+        part.copy_(torch.empty(part.shape).uniform_(init.low, init.high, generator=generator))

@@ -1,0 +1,159 @@
+"""The fused back end: FBGEMM's table-batched embeddings, one operator per width, update fused into its backward.
+
+FBGEMM stores rows padded to a multiple of four floats. Its row-wise Adagrad averages over the padded width, which
+would move rows of width 30 by 3.3 % too far; the learning rate and eps are corrected, so that the update is the
+logical one. On CPU it ignores weight decay, max norm and stochastic rounding silently and has no Adam: none of them can
+be asked for here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys_embed.doctor import check_stack
+from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
+
+MULTIPLE = 4
+
+
+class FusedTables(Tables):
+    """Takes over the weights of ``source``. Operators are kept out of ``parameters()``: only :meth:`apply` trains."""
+
+    def __init__(self, source: Tables, rule: UpdateRule, device: torch.device) -> None:
+        super().__init__(list(source.specs.values()), source.groups)
+        self.rule = rule
+        self._homes: dict[str, tuple[int, int]] = {}
+        self._operators = [self._operator(place, group, device) for place, group in enumerate(self.groups)]
+        self._weights = [operator.split_embedding_weights() for operator in self._operators]
+        self._bags_of_one = torch.zeros(0)
+        self._lr = math.nan
+        for name in self.specs:
+            self.put(name, source.get(name))
+
+    def _operator(self, place: int, group: Group, device: torch.device) -> Any:
+        check_stack()
+        from fbgemm_gpu.split_embedding_configs import EmbOptimType
+        from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
+            BoundsCheckMode,
+            EmbeddingLocation,
+            PoolingMode,
+        )
+        from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+            ComputeDevice,
+            SplitTableBatchedEmbeddingBagsCodegen,
+        )
+
+        assert self.rule is not None
+        names = list(dict.fromkeys(group.lanes))
+        for table, name in enumerate(names):
+            if name in self._homes:
+                raise AssertionError(f"table {name!r} is read by two groups")
+            self._homes[name] = (place, table)
+        cpu = device.type == "cpu"
+        location = EmbeddingLocation.HOST if cpu else EmbeddingLocation.DEVICE
+        compute = ComputeDevice.CPU if cpu else ComputeDevice.CUDA
+        width = self.padded_width(group.width)
+        return SplitTableBatchedEmbeddingBagsCodegen(
+            [(self.specs[name].rows, width, location, compute) for name in names],
+            feature_table_map=[names.index(name) for name in group.lanes],
+            optimizer={
+                "sgd": EmbOptimType.EXACT_SGD,
+                "adagrad": EmbOptimType.EXACT_ADAGRAD,
+                "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+            }[self.rule.name],
+            eps=self.rule.eps * self._correction(group.width),
+            pooling_mode=PoolingMode.SUM,
+            # Ids are checked, and their feature named, before they come here.
+            bounds_check_mode=BoundsCheckMode.NONE if cpu else BoundsCheckMode.FATAL,
+            device=device,
+        )
+
+    def read(self, group: int, request: Request) -> Tensor:
+        """One operator call for all lanes of the group."""
+        rows, offsets = request.rows.reshape(-1), request.offsets
+        if offsets is None:
+            if self._bags_of_one.numel() != rows.numel() + 1 or self._bags_of_one.dtype != rows.dtype:
+                self._bags_of_one = torch.arange(rows.numel() + 1, dtype=rows.dtype, device=rows.device)
+            offsets = self._bags_of_one
+        flat = self._operators[group](rows, offsets, request.weights)
+        width = self.groups[group].width
+        read = flat.view(request.batch, len(self.groups[group].lanes), self.padded_width(width))
+        return read if read.shape[2] == width else read[:, :, :width]
+
+    def set_lr(self, lr: float) -> None:
+        """An operator takes the rate when it reads, and keeps it for that read's backward."""
+        if lr != self._lr:
+            for operator, group in zip(self._operators, self.groups, strict=True):
+                operator.set_learning_rate(lr * self._correction(group.width))
+            self._lr = lr
+
+    def apply(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
+        """The operator's backward; duplicates are summed exactly."""
+        if read is None:
+            with torch.enable_grad():
+                read = self.read(group, request)
+        read.backward(gradient)
+
+    def get(self, name: str) -> Tensor:
+        """A view, without the padding."""
+        place, table = self._homes[name]
+        return self._weights[place][table].detach()[:, : self.specs[name].width]
+
+    def put(self, name: str, weights: Tensor) -> None:
+        """Copied; the padding stays zero."""
+        place, table = self._homes[name]
+        stored = self._weights[place][table].detach()
+        stored.zero_()
+        stored[:, : self.specs[name].width].copy_(weights)
+
+    def get_state(self, name: str) -> Tensor:
+        """A copy of row-wise sums, scaled to the logical width; a view of elementwise sums."""
+        assert self.rule is not None
+        width = self.specs[name].width
+        if self.rule.name == "sgd":
+            return torch.zeros(self.specs[name].rows, 0)
+        state = self._momentum(name)
+        if self.rule.name == "adagrad":
+            return state[:, :width]
+        return state.view(-1, 1) * (self.padded_width(width) / width)
+
+    def put_state(self, name: str, state: Tensor) -> None:
+        """Copied, scaled to the padded width."""
+        assert self.rule is not None
+        width = self.specs[name].width
+        if self.rule.name == "adagrad":
+            self._momentum(name)[:, :width].copy_(state)
+        elif self.rule.name == "rowwise_adagrad":
+            self._momentum(name).view(-1, 1).copy_(state * (width / self.padded_width(width)))
+
+    def padded_width(self, width: int) -> int:
+        """The next multiple of four."""
+        return -(-width // MULTIPLE) * MULTIPLE
+
+    def _momentum(self, name: str) -> Tensor:
+        place, table = self._homes[name]
+        momentum: Tensor = self._operators[place].split_optimizer_states()[table][0]
+        return momentum.detach()
+
+    def _correction(self, width: int) -> float:
+        assert self.rule is not None
+        return math.sqrt(width / self.padded_width(width)) if self.rule.name == "rowwise_adagrad" else 1.0
+
+
+def refusal(device: torch.device, groups: Sequence[Group]) -> str | None:
+    """Why the fused back end cannot hold these tables on this device, or ``None``."""
+    if device.type not in ("cpu", "cuda"):
+        return f"FBGEMM has no kernels for {device.type}"
+    try:
+        check_stack()
+    except ImportError as error:
+        return str(error)
+    wide = max(group.width for group in groups)
+    if wide > 1024:
+        return f"FBGEMM returns wrong rows above width 1024, got {wide}"
+    return None

@@ -214,8 +214,13 @@ def test_a_library_that_cannot_be_imported(install: Install, tmp_path: Path) -> 
 def test_a_mismatch_is_found_without_importing(install: Install, tmp_path: Path) -> None:
     install("torch", "2.12.0")
     install("fbgemm-gpu-cpu", "1.8.0", files=CPU_FILES)
-    tried: list[str] = []
-    diagnose(tmp_path, probe=lambda modules: imports_well(tried.extend(modules) or tried))
+    tried: set[str] = set()
+
+    def watch(modules: Iterable[str]) -> dict[str, Probe]:
+        tried.update(modules)
+        return imports_well(tried)
+
+    diagnose(tmp_path, probe=watch)
     assert "fbgemm_gpu" not in tried
     assert "torch" in tried
 

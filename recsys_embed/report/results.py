@@ -306,6 +306,4 @@ def _describe(options: dict[str, Any]) -> str:
             return f"{value['name']} {_describe(inner)}".strip() if "name" in value else "{" + _describe(inner) + "}"
         return value if isinstance(value, str) else json.dumps(value)
 
-    return ", ".join(
-        key if value is True else f"{key} {value_text(value)}" for key, value in sorted(options.items())
-    )
+    return ", ".join(key if value is True else f"{key} {value_text(value)}" for key, value in sorted(options.items()))

@@ -1,0 +1,358 @@
+"""What the page says, computed: sections, cells, budgets, differences and the recommendation.
+
+A section is one data set under one model; a cell is one method at one budget, with a run per seed. All numbers come
+from ``results.csv`` and the predictions, and none depends on the order of the rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recsys_embed.budget import ByteBudget
+from recsys_embed.config import STRATEGIES
+from recsys_embed.errors import ConfigError, DataError
+from recsys_embed.report.results import (
+    BUCKETS,
+    RESULTS,
+    name_methods,
+    options_of,
+    predictions_path,
+    read_predictions,
+    read_results,
+)
+from recsys_embed.report.statistics import Draws, Interval, bootstrap_rows, draw_cells, resamples_for
+
+FULL = "full"
+_AUC_TOLERANCE = 5e-4
+"""Between the AUC in results.csv and that of the stored scores, which are rounded to float32."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget as it was asked for; ``bytes`` where any run says what it came to."""
+
+    text: str
+    bytes: int | None
+    kept: float | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one method at one budget, in the order of their seeds. ``index`` is its row in the draws."""
+
+    method: str
+    strategy: str
+    options: str
+    budget: str
+    runs: pd.DataFrame = field(repr=False)
+    index: int | None = None
+
+    @cached_property
+    def ok(self) -> pd.DataFrame:
+        """The runs that ended well."""
+        return self.runs[self.runs["status"] == "ok"]
+
+    @property
+    def seeds(self) -> int:
+        """How many runs ended well."""
+        return len(self.ok)
+
+    def mean(self, column: str) -> float:
+        """Over the seeds for which the number is defined."""
+        values = self._known(column)
+        return float(values.mean()) if len(values) else float("nan")
+
+    def sd(self, column: str) -> float:
+        """The sample standard deviation over seeds; NaN with fewer than two."""
+        values = self._known(column)
+        return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+    def _known(self, column: str) -> np.ndarray:
+        values: np.ndarray = self.ok[column].astype("float64").to_numpy()
+        return values[np.isfinite(values)]
+
+    @property
+    def bytes(self) -> float:
+        """Serving bytes."""
+        return self.mean("serve_bytes")
+
+    @property
+    def auc(self) -> float:
+        """Mean test AUC."""
+        return self.mean("test_auc")
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the strategy's sizes left part of the budget unused."""
+        return bool(self.ok["coarse"].any())
+
+    @cached_property
+    def parts(self) -> dict[str, float]:
+        """Serving bytes by feature or part."""
+        for text in self.ok["parts"]:
+            if text:
+                return {str(name): float(size) for name, size in json.loads(text).items()}
+        return {}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One data set under one model. ``draws`` are the bootstrap's, of all test rows and of each bucket."""
+
+    dataset: str
+    fingerprint: str
+    model: str
+    dim: str
+    cells: tuple[Cell, ...]
+    budgets: tuple[Budget, ...]
+    draws: dict[str, Draws] = field(repr=False)
+    resamples: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """All rows of the section."""
+        return pd.concat([cell.runs for cell in self.cells])
+
+    @cached_property
+    def full(self) -> Cell | None:
+        """The uncompressed tables, where a run of them ended well."""
+        return next((cell for cell in self.cells if cell.strategy == FULL and cell.seeds), None)
+
+    @property
+    def full_bytes(self) -> float:
+        """Bytes of the full tables; NaN where no run says."""
+        known = self.runs["full_bytes"].dropna()
+        return float(known.max()) if len(known) else (self.full.bytes if self.full else float("nan"))
+
+    @property
+    def bayes(self) -> float:
+        """The best AUC that the planted data allows; NaN for other data."""
+        known = self.runs["bayes_auc"].dropna()
+        return float(known.iloc[0]) if len(known) else float("nan")
+
+    @property
+    def seeds(self) -> int:
+        """Seeds asked for."""
+        return int(self.runs["seed"].nunique())
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Every method, full first, then in the order of the catalogue."""
+        return tuple(dict.fromkeys(cell.method for cell in self.cells))
+
+    def at(self, budget: Budget) -> list[Cell]:
+        """The cells asked for at a budget."""
+        return [cell for cell in self.cells if cell.budget == budget.text and cell.strategy != FULL]
+
+    def candidates(self, budget: Budget) -> list[Cell]:
+        """What could serve within a budget: its cells that ended well, and full where it fits."""
+        fits = self.full is not None and budget.bytes is not None and self.full.bytes <= budget.bytes
+        return ([self.full] if fits and self.full else []) + [cell for cell in self.at(budget) if cell.seeds]
+
+    def best(self, budget: Budget) -> Cell | None:
+        """The candidate with the highest mean test AUC."""
+        known = [cell for cell in self.candidates(budget) if not np.isnan(cell.auc)]
+        return max(known, key=lambda cell: cell.auc) if known else None
+
+    def difference(self, one: Cell, other: Cell, bucket: str = "") -> Interval:
+        """Of mean AUC, on all rows or those of a bucket; without predictions an estimate alone."""
+        column = f"auc_{bucket}" if bucket else "test_auc"
+        draws = self.draws.get(bucket)
+        if draws is None or one.index is None or other.index is None:
+            return Interval(one.mean(column) - other.mean(column), float("nan"), float("nan"))
+        return draws.difference(one.index, other.index)
+
+    def ranks(self, budget: Budget) -> dict[str, tuple[int, int]]:
+        """The ranks each candidate can hold, by method; empty without predictions."""
+        cells = [cell for cell in self.candidates(budget) if cell.index is not None and not np.isnan(cell.auc)]
+        if "" not in self.draws:
+            return {}
+        ranks = self.draws[""].ranks([cell.index for cell in cells if cell.index is not None])
+        return {cell.method: rank for cell, rank in zip(cells, ranks, strict=True)}
+
+    def like_best(self, budget: Budget) -> list[Cell]:
+        """The candidates other than the best that are not distinguishable from it."""
+        best = self.best(budget)
+        if best is None:
+            return []
+        apart = [(cell, self.difference(cell, best)) for cell in self.candidates(budget) if cell is not best]
+        return [cell for cell, gap in apart if gap.defined and gap.high >= 0]
+
+    def pareto(self) -> list[Cell]:
+        """The cells that no other beats in bytes and AUC at once."""
+        known = [cell for cell in self.cells if cell.seeds and not np.isnan(cell.auc)]
+        return [
+            cell
+            for cell in known
+            if not any(
+                other.bytes <= cell.bytes
+                and other.auc >= cell.auc
+                and (other.bytes < cell.bytes or other.auc > cell.auc)
+                for other in known
+            )
+        ]
+
+    def unfinished(self) -> pd.DataFrame:
+        """Rows of the runs that were refused, failed or diverged, with the name of their method."""
+        parts = [cell.runs.assign(method=cell.method) for cell in self.cells]
+        runs = pd.concat(parts)
+        return runs[runs["status"] != "ok"]
+
+    def find_budget(self, text: str) -> Budget | None:
+        """The budget of the study that ``text`` means: as it was typed, or the same number of bytes."""
+        for budget in self.budgets:
+            if budget.text == text.strip():
+                return budget
+        try:
+            wanted = ByteBudget.parse(text)
+        except ConfigError:
+            return None
+        for budget in self.budgets:
+            if wanted.kept is not None and budget.kept is not None and np.isclose(wanted.kept, budget.kept, rtol=1e-6):
+                return budget
+            if wanted.bytes is not None and wanted.bytes == budget.bytes:
+                return budget
+        return None
+
+    def default_budget(self) -> Budget | None:
+        """The smallest at which a method is within statistical reach of full; else the middle one."""
+        if self.full is not None:
+            for budget in reversed(self.budgets):
+                for cell in self.at(budget):
+                    gap = self.difference(cell, self.full)
+                    if cell.seeds and gap.defined and gap.high >= 0:
+                        return budget
+        return self.budgets[len(self.budgets) // 2] if self.budgets else None
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def summarise(folder: str | Path, *, seed: int = 0) -> list[Section]:
+    """Read a report's folder into its sections.
+
+    Raises:
+        DataError: ``results.csv`` or predictions are not what a study writes, or do not belong together.
+    """
+    folder = Path(folder)
+    frame = read_results(folder / RESULTS)
+    sections = []
+    keys = ["dataset", "fingerprint", "model", "dim"]
+    for key, runs in frame.assign(dim=frame["dim"].astype("str")).groupby(keys, sort=True, dropna=False):
+        names = dict(zip(keys, (str(part) for part in key), strict=True))
+        sections.append(_section(folder, runs.reset_index(drop=True), names, seed))
+    return sections
+
+
+def _section(folder: Path, runs: pd.DataFrame, names: dict[str, str], seed: int) -> Section:
+    runs = runs.assign(method=name_methods(runs))
+    budgets = _budgets(runs)
+    order = {budget.text: place for place, budget in enumerate(budgets)}
+    groups = []
+    for (method, strategy, budget), mine in runs.groupby(["method", "strategy", "budget_requested"], sort=False):
+        place = (_catalogue(strategy), method, order.get(budget, -1))
+        mine = mine.sort_values(["seed", "run"], kind="stable").drop(columns="method")
+        if mine["seed"].duplicated().any():
+            raise DataError(
+                f"two runs of {method} at budget {budget or 'none'} have the same seed",
+                file=str(folder / RESULTS),
+                column="seed",
+                value=int(mine["seed"][mine["seed"].duplicated()].iloc[0]),
+            )
+        groups.append((place, Cell(method, strategy, options_of(strategy, mine["settings"].iloc[0]), budget, mine)))
+    groups.sort(key=lambda pair: pair[0])
+    cells = [cell for _, cell in groups]
+
+    loaded = _predictions(folder, cells)
+    missing = tuple(run for run, scores in loaded.items() if scores is None)
+    stored = {run: scores for run, scores in loaded.items() if scores is not None}
+    sections = {**names, "budgets": budgets, "missing": missing}
+    if missing or not stored:
+        return Section(**sections, cells=tuple(cells), draws={})
+    first = next(iter(stored.values()))
+    labels, buckets = first["label"], first["bucket"]
+    subsets = [None, *(np.flatnonzero(buckets == place) for place in range(len(BUCKETS)))]
+    resamples = resamples_for(len(labels), len(stored))
+    aucs = bootstrap_rows(labels, [one["score"] for one in stored.values()], subsets, resamples=resamples, seed=seed)
+
+    trained = [cell for cell in cells if cell.seeds]
+    owners, seeds = [], []
+    for place, cell in enumerate(trained):
+        for run, kind, auc in zip(cell.ok["run"], cell.ok["seed"], cell.ok["test_auc"], strict=True):
+            again = aucs[0][len(owners), 0]
+            if not np.isnan(auc) and not np.isnan(again) and abs(auc - again) > _AUC_TOLERANCE:
+                raise DataError(
+                    f"the stored scores have a test AUC of {again:.6f}, {RESULTS} says {auc:.6f}",
+                    file=str(predictions_path(folder, run)),
+                )
+            owners.append(place)
+            seeds.append(int(kind))
+    places = {id(cell): place for place, cell in enumerate(trained)}
+    return Section(
+        **sections,
+        cells=tuple(
+            Cell(cell.method, cell.strategy, cell.options, cell.budget, cell.runs, places.get(id(cell)))
+            for cell in cells
+        ),
+        draws={name: draw_cells(auc, owners, seeds, seed=seed) for name, auc in zip(("", *BUCKETS), aucs, strict=True)},
+        resamples=resamples,
+        rows={
+            "test": len(labels),
+            **{name: int((buckets == place).sum()) for place, name in enumerate(BUCKETS)},
+        },
+    )
+
+
+def _predictions(folder: Path, cells: Sequence[Cell]) -> dict[str, dict[str, np.ndarray] | None]:
+    """Of every run that ended well; all of them on the same rows."""
+    out: dict[str, dict[str, np.ndarray] | None] = {}
+    first: dict[str, np.ndarray] | None = None
+    for cell in cells:
+        for run in cell.ok["run"]:
+            scores = read_predictions(folder, run)
+            out[run] = scores
+            if scores is None:
+                continue
+            first = first or scores
+            for column in ("row", "label", "bucket"):
+                if not np.array_equal(first[column], scores[column]):
+                    raise DataError(
+                        "differs between runs of the same data: they cannot be compared row by row",
+                        file=str(predictions_path(folder, run)),
+                        column=column,
+                    )
+            if scores is not first:
+                scores.update({column: first[column] for column in ("row", "label", "bucket")})  # held once
+    return out
+
+
+def _budgets(runs: pd.DataFrame) -> tuple[Budget, ...]:
+    """From large to small."""
+    full = runs["full_bytes"].dropna()
+    out = []
+    for text, mine in runs[runs["strategy"] != FULL].groupby("budget_requested", sort=True):
+        known, kept = mine["budget_bytes"].dropna(), mine["kept_fraction"].dropna()
+        size = int(known.max()) if len(known) else None
+        if size is None and len(full):
+            try:
+                size = ByteBudget.parse(str(text)).resolve(full_bytes=int(full.max()))
+            except ConfigError:
+                size = None
+        share = float(kept.iloc[0]) if len(kept) else (size / int(full.max()) if size and len(full) else None)
+        out.append(Budget(str(text), size, share))
+    return tuple(sorted(out, key=lambda budget: (-(budget.bytes or 0), budget.text)))
+
+
+def _catalogue(strategy: Any) -> tuple[int, str]:
+    names = list(STRATEGIES)
+    return (names.index(strategy) if strategy in names else len(names), str(strategy))

@@ -84,7 +84,7 @@ class ByteBudget:
 
     def resolve(self, *, full_bytes: int) -> int:
         """The budget in bytes, against full tables of ``full_bytes``."""
-        return self.bytes if self.bytes is not None else round((self.kept or 0) * full_bytes)
+        return self.bytes if self.bytes is not None else round((self.kept or 0.0) * full_bytes)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ class Plan:
 def serving_bytes(strategy: Strategy) -> int:
     """Bytes that a strategy needs to turn ids into vectors: fp32 tables, small parameters, persistent buffers."""
     tables = sum(table.rows * table.width * 4 for table in strategy.tables())
-    return tables + sum(tensor.numel() * tensor.element_size() for tensor in strategy.state_dict().values())
+    small: int = sum(tensor.numel() * tensor.element_size() for tensor in strategy.state_dict().values())
+    return tables + small
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def plan(
 
     What stays exact is subtracted first: the features named in ``exact``, or where that is ``None``, the smallest ones
     (see :data:`EXACT_SHARE`); and features that the strategy could not make smaller. Then one kept fraction is found
-    for all groups of features, each clamped between its smallest and full size. A budget above the full size gives full.
+    for all groups of features, each clamped between its smallest and full size. A budget above the full size gives
+    full.
 
     Raises:
         BudgetError: below the smallest feasible size, or ``full`` below its size.

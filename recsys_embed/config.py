@@ -349,7 +349,7 @@ def _is_union_tag(part: Any, loc: tuple[Any, ...]) -> bool:
     text = str(part)
     if "[" in text or text in {"str", "int", "float", "LabelConfig"}:
         return True
-    return text in _TAGS and loc and loc[0] in {"model", "embedding", "study", "strategy"} and part is not loc[-1]
+    return text in _TAGS and bool(loc) and loc[0] in {"model", "embedding", "study", "strategy"} and part is not loc[-1]
 
 
 def _known_keys(root: type[Node], loc: tuple[Any, ...]) -> list[str]:

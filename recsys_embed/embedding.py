@@ -46,7 +46,8 @@ class Embedding(_OneFeature):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors of the ids."""
-        return self.layer(ids.reshape(1, -1)).view(*ids.shape, self.embedding_dim)
+        vectors: Tensor = self.layer(ids.reshape(1, -1))
+        return vectors.view(*ids.shape, self.embedding_dim)
 
 
 class EmbeddingBag(_OneFeature):
@@ -71,4 +72,5 @@ class EmbeddingBag(_OneFeature):
         else:
             offsets = torch.cat([offsets, offsets.new_full((1,), ids.numel())])
         weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
-        return self.layer(Ids(ids.reshape(-1), 1, offsets, weights)).squeeze(1)
+        vectors: Tensor = self.layer(Ids(ids.reshape(-1), 1, offsets, weights))
+        return vectors.squeeze(1)

@@ -70,7 +70,9 @@ def _from_mapping(ids: Mapping[str, Any], features: Sequence[Feature]) -> Ids:
             if length != lengths[names[0]]:
                 raise DataError(f"{length} ids, but feature {names[0]!r} has {lengths[names[0]]}", column=name)
         return Ids(torch.stack(given), len(features))
-    values, lengths_, weights = [], [], []
+    values: list[Tensor] = []
+    lengths_: list[Tensor] = []
+    weights: list[Tensor | None] = []
     for name, one in zip(names, given, strict=True):
         if isinstance(one, Tensor):
             if one.dim() not in (1, 2):

@@ -5,6 +5,7 @@ Shapes: F features in layer order, B samples, S slots, W width of a table, D wid
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,8 @@ class EmbeddingLayer(nn.Module):
     >>> emb(torch.tensor([[3, 999], [1, 19]])).shape
     torch.Size([2, 2, 8])
     """
+
+    _sizes: Tensor
 
     def __init__(
         self,
@@ -289,7 +292,7 @@ class EmbeddingLayer(nn.Module):
         for read in reads:
             for part, lookup in self._lookups.get(id(read.leaf), []):
                 gradients = {
-                    place.name: _rows(part, lookup, _gradient(read)[:, place.lanes], place)
+                    place.name: _rows(part, lookup, read.gradient[:, place.lanes], place)
                     for place in part.reads
                     if place.group == read.group
                 }
@@ -306,7 +309,8 @@ class EmbeddingLayer(nn.Module):
                 if place.group == group and place.lanes.start <= lane < place.lanes.stop:
                     within = lane - place.lanes.start
                     position = within % len(part.features) if part.jagged else within // place.slots
-                    return self.features[part.features[position]].name
+                    name: str = self.features[part.features[position]].name
+                    return name
         raise AssertionError(f"group {group} has no lane {lane}")
 
     # --- looking inside --------------------------------------------------------------------------------------
@@ -346,21 +350,18 @@ class EmbeddingLayer(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingLayer:
         """A copy with ordinary parameters: it carries no tables optimizer."""
-        copy = EmbeddingLayer.__new__(EmbeddingLayer)
-        memo[id(self)] = copy
-        nn.Module.__init__(copy)
-        copy.features, copy.dim, copy.plan = self.features, self.dim, self.plan
-        copy.on_unknown, copy.decay, copy.seed, copy.backend = self.on_unknown, self.decay, self.seed, self.backend
-        import copy as copying
-
-        copy.strategies = copying.deepcopy(self.strategies, memo)
-        copy._parts, groups = copy._lay_out()
-        device = self._sizes.device
-        copy.tables = ReferenceTables(list(self.tables.specs.values()), groups, self.seed).to(device)
-        copy.register_buffer("_sizes", self._sizes.clone(), persistent=False)
-        copy._optimizer, copy._penalties, copy._lookups, copy._steps = [], [], {}, self._steps
-        copy.load_state_dict(self.state_dict())
-        return copy.train(self.training)
+        twin = EmbeddingLayer.__new__(EmbeddingLayer)
+        memo[id(self)] = twin
+        nn.Module.__init__(twin)
+        twin.features, twin.dim, twin.plan = self.features, self.dim, self.plan
+        twin.on_unknown, twin.decay, twin.seed, twin.backend = self.on_unknown, self.decay, self.seed, self.backend
+        twin.strategies = copy.deepcopy(self.strategies, memo)
+        twin._parts, groups = twin._lay_out()
+        twin.register_buffer("_sizes", self._sizes.clone(), persistent=False)
+        twin.tables = ReferenceTables(list(self.tables.specs.values()), groups, self.seed).to(self._sizes.device)
+        twin._optimizer, twin._penalties, twin._lookups, twin._steps = [], [], {}, self._steps
+        twin.load_state_dict(self.state_dict())
+        return twin.train(self.training)
 
     def _lay_out(self) -> tuple[list[_Part], list[Group]]:
         """Give every read its lanes in a group: one group for each width, and whether bags are pooled in the read."""
@@ -435,8 +436,8 @@ def _rows(part: _Part, lookup: Lookup, read: Tensor, place: _ReadPlace) -> Tenso
     """Rows ``[B, F, S, W]``, or ``[N, S, W]`` per occurrence, from a strategy's lanes ``[B, F*S, W]``."""
     features = len(part.features)
     if not part.jagged:
-        return read.unflatten(1, (features, place.slots))
-    lanes = read.unflatten(1, (place.slots, features))
+        return read.view(read.shape[0], features, place.slots, -1)
+    lanes = read.view(read.shape[0], place.slots, features, -1)
     if part.pooled:
         return lanes.transpose(1, 2)
     bounds = torch.tensor(lookup.ids.bounds(), device=read.device)
@@ -487,8 +488,3 @@ def _join(requests: Sequence[Request]) -> Request:
         weights.append(torch.ones(flat.numel(), device=flat.device) if request.weights is None else request.weights)
     weighted = any(request.weights is not None for request in requests)
     return Request(torch.cat(rows), batch, offsets_of(torch.cat(lengths)), torch.cat(weights) if weighted else None)
-
-
-def _gradient(read: Read) -> Tensor:
-    assert read.leaf.grad is not None
-    return read.leaf.grad

@@ -119,14 +119,14 @@ class Tables(nn.Module, ABC):
 
     @abstractmethod
     def read(self, group: int, request: Request) -> Tensor:
-        """Pooled rows ``[B, L, W]``, connected to whatever the back end needs for :meth:`apply`."""
+        """Pooled rows ``[B, L, W]``, connected to whatever the back end needs for :meth:`update`."""
 
     @abstractmethod
     def set_lr(self, lr: float) -> None:
         """The learning rate of the updates, and of the reads, that follow."""
 
     @abstractmethod
-    def apply(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
+    def update(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
         """Update the rows of ``request`` once, with the gradient ``[B, L, W]`` of what was read.
 
         ``read`` is what :meth:`read` gave for this very request at the present learning rate, if it is at hand.

@@ -22,7 +22,7 @@ MULTIPLE = 4
 
 
 class FusedTables(Tables):
-    """Takes over the weights of ``source``. Operators are kept out of ``parameters()``: only :meth:`apply` trains."""
+    """Takes over the weights of ``source``. Operators are kept out of ``parameters()``: only :meth:`update` trains."""
 
     def __init__(self, source: Tables, rule: UpdateRule, device: torch.device) -> None:
         super().__init__(list(source.specs.values()), source.groups)
@@ -80,7 +80,7 @@ class FusedTables(Tables):
             if self._bags_of_one.numel() != rows.numel() + 1 or self._bags_of_one.dtype != rows.dtype:
                 self._bags_of_one = torch.arange(rows.numel() + 1, dtype=rows.dtype, device=rows.device)
             offsets = self._bags_of_one
-        flat = self._operators[group](rows, offsets, request.weights)
+        flat: Tensor = self._operators[group](rows, offsets, request.weights)
         width = self.groups[group].width
         read = flat.view(request.batch, len(self.groups[group].lanes), self.padded_width(width))
         return read if read.shape[2] == width else read[:, :, :width]
@@ -92,7 +92,7 @@ class FusedTables(Tables):
                 operator.set_learning_rate(lr * self._correction(group.width))
             self._lr = lr
 
-    def apply(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
+    def update(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
         """The operator's backward; duplicates are summed exactly."""
         if read is None:
             with torch.enable_grad():
@@ -102,12 +102,13 @@ class FusedTables(Tables):
     def get(self, name: str) -> Tensor:
         """A view, without the padding."""
         place, table = self._homes[name]
-        return self._weights[place][table].detach()[:, : self.specs[name].width]
+        stored: Tensor = self._weights[place][table]
+        return stored.detach()[:, : self.specs[name].width]
 
     def put(self, name: str, weights: Tensor) -> None:
         """Copied; the padding stays zero."""
         place, table = self._homes[name]
-        stored = self._weights[place][table].detach()
+        stored: Tensor = self._weights[place][table].detach()
         stored.zero_()
         stored[:, : self.specs[name].width].copy_(weights)
 

@@ -23,6 +23,11 @@ class Read:
     leaf: Tensor
     lr: float
 
+    @property
+    def gradient(self) -> Tensor:
+        """``[B, L, W]``; a pending read has one."""
+        return torch.zeros_like(self.leaf) if self.leaf.grad is None else self.leaf.grad
+
 
 class TablesOptimizer(torch.optim.Optimizer):
     """Updates the tables of a layer, once per :meth:`step`, over all reads whose gradient has arrived.
@@ -89,13 +94,13 @@ class TablesOptimizer(torch.optim.Optimizer):
             if len(reads) == 1:
                 read = reads[0]
                 rows = read.rows if read.lr == lr else None  # a fused read holds the rate it was made with
-                self._tables.apply(group, read.request, rows, _gradient(read))
+                self._tables.update(group, read.request, rows, read.gradient)
             else:
                 lanes = len(self._tables.groups[group].lanes)
                 request = Request.concat([read.request for read in reads], lanes)
                 with torch.no_grad():
-                    gradient = torch.cat([_gradient(read) for read in reads])
-                self._tables.apply(group, request, None, gradient)
+                    gradient = torch.cat([read.gradient for read in reads])
+                self._tables.update(group, request, None, gradient)
         self._clear()
         return loss
 
@@ -123,7 +128,7 @@ class TablesOptimizer(torch.optim.Optimizer):
         self.param_groups[0].update(state_dict["param_groups"][0])
 
     def _check_finite(self, read: Read) -> None:
-        gradient = _gradient(read)
+        gradient = read.gradient
         # A sum is finite unless a term is not, or it overflows: only then look closer.
         if torch.isfinite(gradient.sum()):
             return
@@ -144,8 +149,3 @@ class TablesOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> Any:
         raise TypeError("a tables optimizer belongs to one layer and cannot be copied; use its state_dict")
-
-
-def _gradient(read: Read) -> Tensor:
-    gradient = read.leaf.grad
-    return torch.zeros_like(read.leaf) if gradient is None else gradient

@@ -38,7 +38,7 @@ class ReferenceTables(Tables):
             self.register_buffer(f"starts_{place}", starts, persistent=False)
 
     def train_by(self, rule: UpdateRule) -> None:
-        """Take the tables out of ``parameters()``; from now on :meth:`apply` updates them."""
+        """Take the tables out of ``parameters()``; from now on :meth:`update` updates them."""
         self.rule = rule
         for width in {spec.width for spec in self.specs.values()}:
             store = self._store(width).detach()
@@ -64,7 +64,7 @@ class ReferenceTables(Tables):
         """Used by the updates."""
         self._lr = lr
 
-    def apply(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
+    def update(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
         """Duplicates are summed exactly, then each row is updated once."""
         assert self.rule is not None
         width = self.groups[group].width

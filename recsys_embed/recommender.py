@@ -1,0 +1,63 @@
+"""A recommender: an embedding layer and the model that is handed its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from recsys_embed.config import Config
+from recsys_embed.features import Feature, Ids
+from recsys_embed.layer import EmbeddingLayer
+from recsys_embed.models import build_model
+
+
+class Inputs(Protocol):
+    """What a recommender reads of a batch."""
+
+    @property
+    def ids(self) -> Ids:
+        """The categorical features."""
+
+    @property
+    def dense(self) -> Tensor:
+        """``[B, n]`` float32; n may be 0."""
+
+
+class Recommender(nn.Module):
+    """Ids and dense columns in, logits out.
+
+    ``settings`` describe how it was built, in plain values: a checkpoint of other settings is not continued.
+    """
+
+    def __init__(
+        self, embedding: EmbeddingLayer, interaction: nn.Module, *, settings: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.embedding, self.interaction = embedding, interaction
+        self.settings = settings or {}
+
+    def forward(self, batch: Inputs) -> Tensor:
+        """Logits ``[B]``."""
+        logits: Tensor = self.interaction(self.embedding(batch.ids), batch.dense)
+        return logits
+
+
+def build_recommender(config: Config, features: Sequence[Feature], num_dense: int) -> Recommender:
+    """The recommender that ``config`` describes, with its initial weights.
+
+    Those of the model are drawn by ``training.seed`` and those of the tables by ``embedding.seed``; torch's own
+    generator is left as it was.
+
+    Raises:
+        BudgetError: no size of the strategy fits the budget.
+        ConfigError: features, patterns or options that do not fit each other.
+    """
+    embedding = EmbeddingLayer(features, config.model.dim, **dict(config.embedding))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        interaction = build_model(config.model, num_features=len(features), num_dense=num_dense)
+    tree = config.model_dump(mode="json", include={"model", "embedding"})
+    return Recommender(embedding, interaction, settings=tree)

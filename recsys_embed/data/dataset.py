@@ -1,0 +1,119 @@
+"""An encoded data set on the disk, opened without reading it into memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys_embed.data.bags import Bag
+from recsys_embed.data.batches import Batch, Columns, batches
+from recsys_embed.data.encoder import Encoder
+from recsys_embed.data.split import SPLITS
+from recsys_embed.data.storage import open_split
+from recsys_embed.errors import CheckpointError
+from recsys_embed.features import Feature
+from recsys_embed.files import verify_manifest
+
+HEAD, TORSO, TAIL, UNSEEN = range(4)
+
+
+class EncodedDataset:
+    """Train, validation and test rows as ids and scaled numbers. Made by :func:`prepare`, or by :meth:`open`."""
+
+    def __init__(self, path: Path, schema: dict[str, Any]) -> None:
+        self.path = path
+        self.schema = schema
+        self.name: str = schema["name"]
+        self.fingerprint: str = schema["fingerprint"]
+        self.bayes: dict[str, float] | None = schema["bayes"]
+        self.encoder = Encoder.load(path / "encoder")
+        self._columns: dict[str, Columns] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> EncodedDataset:
+        """Open a folder and check every file in it.
+
+        Raises:
+            CheckpointError: a file is missing, cut short or changed; it is named.
+        """
+        folder = Path(path)
+        verify_manifest(folder)
+        return cls(folder, read_schema(folder))
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Categorical, then multi-valued features, with cardinalities and training frequencies."""
+        return self.encoder.features
+
+    @property
+    def dense(self) -> tuple[str, ...]:
+        """Dense columns: scaled numbers, then the flags of those that are sometimes missing."""
+        return self.encoder.dense
+
+    def rows(self, split: str) -> int:
+        """The number of rows of ``train``, ``val`` or ``test``."""
+        return int(self.schema["rows"][_known(split)])
+
+    def labels(self, split: str) -> np.ndarray:
+        """Labels ``[rows]`` float32, in file order; mapped from the disk, so read-only."""
+        return self.columns(split).label
+
+    def columns(self, split: str) -> Columns:
+        """All columns of a split, mapped from the disk, so read-only."""
+        if split not in self._columns:
+            self._columns[split] = open_split(self.path / f"{_known(split)}.arrow", len(self.features))
+        return self._columns[split]
+
+    def batches(self, split: str, batch_size: int, *, shuffle_seed: int | None = None) -> Iterator[Batch]:
+        """All rows once, in file order, or shuffled as a whole; the last batch may be short."""
+        return batches(self.columns(split), batch_size, shuffle_seed)
+
+    def buckets(self, split: str) -> np.ndarray:
+        """How well training knows each row, ``[rows]`` int8: 0 head, 1 torso, 2 tail, 3 unseen.
+
+        A row is unseen when any of its single-valued ids is 0. The others are cut in thirds by the training
+        frequency of their rarest single-valued id; rows of one frequency stay together, where the middle one falls.
+        """
+        columns = self.columns(split)
+        rarest = np.full(len(columns), np.iinfo(np.int64).max)
+        unseen = np.zeros(len(columns), bool)
+        for feature, ids in zip(self.features, columns.ids, strict=True):
+            if not isinstance(ids, Bag):
+                assert feature.counts is not None
+                np.minimum(rarest, feature.counts[ids], out=rarest)
+                unseen |= ids == 0
+        buckets = np.full(len(columns), UNSEEN, np.int8)
+        _, group, sizes = np.unique(-rarest[~unseen], return_inverse=True, return_counts=True)
+        middle = np.cumsum(sizes) - sizes / 2
+        buckets[~unseen] = np.floor(3 * middle / max(sizes.sum(), 1)).astype(np.int8)[group]
+        return buckets
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the data set was made from: config and source files."""
+        inputs: dict[str, Any] = self.schema["inputs"]
+        return inputs
+
+
+def read_schema(folder: Path) -> dict[str, Any]:
+    """The schema of an encoded data set.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = folder / "schema.json"
+    try:
+        schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return schema
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
+
+
+def _known(split: str) -> str:
+    if split not in SPLITS:
+        raise ValueError(f"a split is one of {', '.join(SPLITS)}, got {split!r}")
+    return split

@@ -1,0 +1,137 @@
+"""Raw rows to ids and scaled numbers: all that prediction needs of the training data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from recsys_embed.data.bags import Bag, split_cells
+from recsys_embed.data.batches import Batch, Columns, gather
+from recsys_embed.data.chunks import Chunk, frame_chunks
+from recsys_embed.data.labels import LabelRule
+from recsys_embed.data.numeric import Scaler
+from recsys_embed.data.vocabulary import Vocabulary
+from recsys_embed.errors import CheckpointError
+from recsys_embed.features import Feature, resolve
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Vocabularies and scalers of the training split. ``separators`` cut the cells of multi-valued features."""
+
+    features: tuple[Feature, ...]
+    separators: Mapping[str, str]
+    scalers: tuple[Scaler, ...]
+    label: LabelRule
+    vocabularies: Mapping[str, Vocabulary]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that :meth:`encode` reads; the label's is not among them."""
+        return tuple(dict.fromkeys([f.name for f in self.features] + [s.column for s in self.scalers]))
+
+    @property
+    def dense(self) -> tuple[str, ...]:
+        """The dense columns: scaled numbers, then a flag for those that are sometimes missing."""
+        return (*(s.column for s in self.scalers), *(f"{s.column}:missing" for s in self.scalers if s.flag))
+
+    def encode(self, frame: pd.DataFrame) -> Batch:
+        """Raw rows as one batch, in their order. Values not seen in training become id 0.
+
+        Columns may be in any order and more than needed. Labels are zeros where their column is absent, and NaN in
+        rows whose value is neither positive nor negative.
+
+        Raises:
+            DataError: a missing column, or a numeric cell that is not a number.
+        """
+        labelled = self.label.column in frame.columns
+        wanted = list(dict.fromkeys([*self.columns, *([self.label.column] if labelled else [])]))
+        chunk = next(frame_chunks(frame, wanted, max(len(frame), 1)), None)
+        if chunk is None:
+            chunk = Chunk(pa.table({name: pa.array([], pa.string()) for name in wanted}))
+        labels = self.label.read(chunk) if labelled else np.zeros(len(chunk), np.float32)
+        return next(gather(self.read(chunk, labels), np.arange(len(chunk)), 1))
+
+    def read(self, chunk: Chunk, labels: np.ndarray) -> Columns:
+        """Encode a chunk of raw rows; ``labels [rows]`` float32 are passed on."""
+        numbers = [chunk.numbers(scaler.column) for scaler in self.scalers]
+        flags = [np.isnan(x).astype(np.float32) for x, s in zip(numbers, self.scalers, strict=True) if s.flag]
+        scaled = [s.transform(x) for x, s in zip(numbers, self.scalers, strict=True)]
+        return Columns(tuple(self._ids(feature, chunk) for feature in self.features), (*scaled, *flags), labels)
+
+    def _ids(self, feature: Feature, chunk: Chunk) -> np.ndarray | Bag:
+        vocabulary, cells = self.vocabularies[feature.vocab], chunk.text(feature.name, exact=False)
+        if not feature.multi_valued:
+            return vocabulary.encode(cells)
+        values, offsets = split_cells(cells, self.separators[feature.name])
+        return Bag(vocabulary.encode(values), offsets)
+
+    def save(self, folder: Path) -> None:
+        """Write ``encoder.json`` and a Parquet file per vocabulary into a folder, which is made if needed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {name: f"vocabulary-{i}.parquet" for i, name in enumerate(self.vocabularies)}
+        for name, vocabulary in self.vocabularies.items():
+            vocabulary.save(folder / files[name])
+        tree = {
+            "format": FORMAT,
+            "label": asdict(self.label),
+            "features": [feature_tree(feature, self.separators.get(feature.name)) for feature in self.features],
+            "scalers": [asdict(scaler) for scaler in self.scalers],
+            "vocabularies": files,
+        }
+        (folder / "encoder.json").write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Encoder:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: a file is missing or damaged; it is named.
+        """
+        path = Path(folder) / "encoder.json"
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            if tree["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{path}: has format {tree['format']}, this version reads {FORMAT}", file=str(path)
+                )
+            label: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in tree["label"].items()}
+            scalers = tuple(Scaler(**scaler) for scaler in tree["scalers"])
+            rule, described, files = LabelRule(**label), tree["features"], dict(tree["vocabularies"])
+            separators = {one["name"]: one.pop("separator") for one in described}
+            features = tuple(Feature(**one) for one in described)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
+        vocabularies = {name: Vocabulary.load(path.parent / Path(file).name) for name, file in files.items()}
+        return cls(
+            with_counts(features, vocabularies),
+            {name: separator for name, separator in separators.items() if separator is not None},
+            scalers,
+            rule,
+            vocabularies,
+        )
+
+
+def feature_tree(feature: Feature, separator: str | None) -> dict[str, Any]:
+    """A feature as JSON: all but its counts, which are in the vocabulary's file."""
+    tree = {key: getattr(feature, key) for key in ("name", "cardinality", "multi_valued", "pooling", "vocabulary")}
+    return {**tree, "separator": separator}
+
+
+def with_counts(features: tuple[Feature, ...], vocabularies: Mapping[str, Vocabulary]) -> tuple[Feature, ...]:
+    """Fill in cardinality and training frequencies."""
+    return resolve(
+        [
+            replace(f, cardinality=vocabularies[f.vocab].cardinality, counts=vocabularies[f.vocab].counts)
+            for f in features
+        ]
+    )

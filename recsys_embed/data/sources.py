@@ -1,0 +1,156 @@
+"""Where raw rows come from: files, a data frame, or the planted generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import xxhash
+
+from recsys_embed.config import DataConfig, PlantedConfig
+from recsys_embed.data.chunks import Chunk, frame_chunks, rebatch
+from recsys_embed.data.planted import VERSION, Planted
+from recsys_embed.data.readers import find_files, read_chunks
+from recsys_embed.errors import DataError
+
+
+class Source(Protocol):
+    """Raw rows, which can be read more than once."""
+
+    name: str
+
+    def chunks(self, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
+        """Stream some columns in chunks of at most ``rows`` rows."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What identifies the rows, as JSON."""
+
+    def matches(self, described: list[dict[str, Any]]) -> bool:
+        """Whether these are the rows that were described."""
+
+
+def open_source(config: DataConfig, frame: pd.DataFrame | None = None) -> Source:
+    """The rows of a config; a frame takes the place of its path."""
+    if frame is not None:
+        return FrameSource(frame)
+    if config.planted is not None:
+        return PlantedSource(config.planted)
+    return FileSource(config)
+
+
+class FileSource:
+    """Files; those of ``split.files`` are a split each."""
+
+    def __init__(self, config: DataConfig) -> None:
+        places: dict[Any, str | None] = {**(config.split.files or {None: config.path})}
+        self.files = [(split, file) for split, place in places.items() for file in find_files(str(place))]
+        self.separator = config.separator
+        self.name = name_of(str(next(iter(places.values()))))
+
+    def chunks(self, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
+        """See :class:`Source`."""
+        for split, file in self.files:
+            for chunk in read_chunks(file, columns, separator=self.separator, chunk_rows=rows):
+                yield Chunk(chunk.table, chunk.file, chunk.first_row, split)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every file by its content; path, size and time of change spare reading it again."""
+        return [{**self._stamp(split, file), "xxh3_128": _hash(file)} for split, file in self.files]
+
+    def matches(self, described: list[dict[str, Any]]) -> bool:
+        """Equal content; only files that were moved or touched are read for that."""
+        if len(described) != len(self.files):
+            return False
+        for (split, file), known in zip(self.files, described, strict=True):
+            stamp = self._stamp(split, file)
+            if (stamp["split"], stamp["bytes"]) != (known.get("split"), known.get("bytes")):
+                return False
+            if any(stamp[key] != known.get(key) for key in stamp) and _hash(file) != known.get("xxh3_128"):
+                return False
+        return True
+
+    def _stamp(self, split: str | None, file: Path) -> dict[str, Any]:
+        status = file.stat()
+        return {"split": split, "path": str(file.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+class FrameSource:
+    """A data frame."""
+
+    name = "frame"
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+
+    def chunks(self, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
+        """See :class:`Source`."""
+        return frame_chunks(self.frame, columns, rows)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The cells and their types, column by column."""
+        return [{"column": str(name), "xxh3_128": self._hash(i)} for i, name in enumerate(self.frame.columns)]
+
+    def matches(self, described: list[dict[str, Any]]) -> bool:
+        """Equal columns in equal order."""
+        return self.describe() == described
+
+    def _hash(self, index: int) -> str:
+        column = self.frame.iloc[:, index]
+        digest = xxhash.xxh3_128(str(column.dtype).encode())
+        try:
+            cells = pd.util.hash_pandas_object(column, index=False)
+        except TypeError:  # cells that are no scalars, in a column that may not even be used
+            cells = pd.util.hash_pandas_object(column.map(repr), index=False)
+        digest.update(np.ascontiguousarray(cells.to_numpy()).tobytes())
+        return digest.hexdigest()
+
+
+class PlantedSource:
+    """Generated rows, whose true probabilities are known."""
+
+    name = "planted"
+
+    def __init__(self, config: PlantedConfig) -> None:
+        self.planted = Planted(config)
+
+    def chunks(self, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
+        """See :class:`Source`."""
+        tables = (block.table.append_column(_TRUTH, pa.array(block.probability)) for block in self.planted.blocks())
+        first = 1
+        for table in rebatch(tables, rows):
+            for name in columns:
+                if name not in table.column_names:
+                    raise DataError("planted data have no such column", column=name)
+            yield Chunk(table.select(list(columns)), None, first, probability=table[_TRUTH].to_numpy())
+            first += table.num_rows
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The config says it all, for one version of the generator."""
+        return [{"generator": VERSION}]
+
+    def matches(self, described: list[dict[str, Any]]) -> bool:
+        """The same version."""
+        return described == self.describe()
+
+
+_TRUTH = "planted probability"
+
+
+def name_of(place: str) -> str:
+    """A short name for the data at a path: that of the file or folder, without suffixes."""
+    path = Path(place)
+    if set("*?[") & set(path.name):
+        path = path.parent
+    return (path.name.split(".")[0] if path.is_file() else path.name) or "data"
+
+
+def _hash(file: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

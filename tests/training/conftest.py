@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
+
+from recsys_embed.data.batches import Batch, Columns, batches
+from recsys_embed.features import Feature
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +18,51 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+class Toy:
+    """A planted data set in memory: labels are drawn from a table of logits that a model can learn.
+
+    Features user (30 ids) and item (20 ids); user 29 and item 19 are rare. ``bayes`` scores the true probabilities.
+    """
+
+    fingerprint = "toy"
+    features = (Feature("user", 30), Feature("item", 20))
+
+    def __init__(self, *, rows: int = 8000, seed: int = 0, shuffled_labels: bool = False, num_dense: int = 1) -> None:
+        draw = np.random.default_rng(seed)
+        users, items = draw.normal(size=(30, 2)), draw.normal(size=(20, 2))
+        self.split: dict[str, Columns] = {}
+        self.truth: dict[str, np.ndarray] = {}
+        for split, count in (("train", rows), ("val", rows // 4), ("test", rows // 4)):
+            user, item = (draw.integers(0, n, count).astype(np.int32) for n in (30, 20))
+            dense = draw.normal(size=count).astype(np.float32)
+            logits = 2 * (users[user] * items[item]).sum(1) + users[user, 0] - items[item, 1] + dense * bool(num_dense)
+            truth = 1 / (1 + np.exp(-logits))
+            label = (draw.uniform(size=count) < truth).astype(np.float32)
+            if shuffled_labels:
+                draw.shuffle(label)
+            self.truth[split] = truth
+            self.split[split] = Columns((user, item), (dense,) * num_dense, label)
+        self.num_dense = num_dense
+        self.touched: list[str] = []
+
+    def rows(self, split: str) -> int:
+        return len(self.split[split])
+
+    def labels(self, split: str) -> np.ndarray:
+        self.touched.append(split)
+        return self.split[split].label
+
+    def buckets(self, split: str) -> np.ndarray:
+        self.touched.append(split)
+        return (np.arange(self.rows(split)) % 4).astype(np.int8)
+
+    def batches(self, split: str, batch_size: int, *, shuffle_seed: int | None = None) -> Iterator[Batch]:
+        self.touched.append(split)
+        yield from batches(self.split[split], batch_size, shuffle_seed)
+
+
+@pytest.fixture(scope="session")
+def toy() -> type[Toy]:
+    return Toy

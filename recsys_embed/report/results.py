@@ -75,7 +75,7 @@ COLUMNS: dict[str, str] = {
 
 _DTYPES = {"text": "str", "json": "str", "int": "Int64", "float": "float64", "flag": "bool"}
 _NEEDED = ("dataset", "fingerprint", "model", "strategy", "seed", "run", "status")
-_OK_NEEDS = ("test_auc", "serve_bytes")
+_OK_NEEDS = ("serve_bytes",)
 
 
 def write_results(path: str | Path, rows: pd.DataFrame | Sequence[dict[str, Any]]) -> None:
@@ -124,7 +124,7 @@ def read_results(path: str | Path) -> pd.DataFrame:
 
     Raises:
         DataError: the file is missing, is no CSV or is empty; a column is missing, a value is not of its column's
-            kind, a status is unknown, or a run that ended well lacks its AUC or bytes. Names file, column and row.
+            kind, a status is unknown, or a run that ended well lacks its bytes. Names file, column and row.
     """
     file = str(path)
     try:

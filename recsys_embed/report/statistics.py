@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
 _CHUNK_BYTES = 1 << 26
-_WORK = 1_000_000_000
+_WORK = 500_000_000
 """Rows × runs × resamples that are spent on a study, within the bounds below."""
 _LEAST, _MOST = 400, 1000
 

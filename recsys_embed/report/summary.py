@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Budget:
     kept: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """The runs of one method at one budget, in the order of their seeds. ``index`` is its row in the draws."""
 
@@ -76,8 +76,8 @@ class Cell:
         return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
     def _known(self, column: str) -> np.ndarray:
-        values: np.ndarray = self.ok[column].astype("float64").to_numpy()
-        return values[np.isfinite(values)]
+        values = self.ok[column].to_numpy(dtype=np.float64, na_value=np.nan)
+        return np.asarray(values[np.isfinite(values)])
 
     @property
     def bytes(self) -> float:
@@ -249,68 +249,60 @@ def summarise(folder: str | Path, *, seed: int = 0) -> list[Section]:
     sections = []
     keys = ["dataset", "fingerprint", "model", "dim"]
     for key, runs in frame.assign(dim=frame["dim"].astype("str")).groupby(keys, sort=True, dropna=False):
-        names = dict(zip(keys, (str(part) for part in key), strict=True))
-        sections.append(_section(folder, runs.reset_index(drop=True), names, seed))
+        dataset, fingerprint, model, dim = (str(part) for part in key)
+        cells, budgets = _cells(folder, runs.reset_index(drop=True))
+        section = Section(dataset, fingerprint, model, dim, cells, budgets, draws={})
+        sections.append(_with_draws(folder, section, seed))
     return sections
 
 
-def _section(folder: Path, runs: pd.DataFrame, names: dict[str, str], seed: int) -> Section:
+def _cells(folder: Path, runs: pd.DataFrame) -> tuple[tuple[Cell, ...], tuple[Budget, ...]]:
+    """The cells in the order of the catalogue, then from large budgets to small."""
     runs = runs.assign(method=name_methods(runs))
     budgets = _budgets(runs)
     order = {budget.text: place for place, budget in enumerate(budgets)}
-    groups = []
-    for (method, strategy, budget), mine in runs.groupby(["method", "strategy", "budget_requested"], sort=False):
-        place = (_catalogue(strategy), method, order.get(budget, -1))
+    cells = []
+    for key, mine in runs.groupby(["method", "strategy", "budget_requested"], sort=False):
+        method, strategy, budget = (str(part) for part in key)
         mine = mine.sort_values(["seed", "run"], kind="stable").drop(columns="method")
-        if mine["seed"].duplicated().any():
+        twice = mine["seed"][mine["seed"].duplicated()]
+        if len(twice):
             raise DataError(
                 f"two runs of {method} at budget {budget or 'none'} have the same seed",
                 file=str(folder / RESULTS),
                 column="seed",
-                value=int(mine["seed"][mine["seed"].duplicated()].iloc[0]),
+                value=int(twice.iloc[0]),
             )
-        groups.append((place, Cell(method, strategy, options_of(strategy, mine["settings"].iloc[0]), budget, mine)))
-    groups.sort(key=lambda pair: pair[0])
-    cells = [cell for _, cell in groups]
+        cells.append(Cell(method, strategy, options_of(strategy, mine["settings"].iloc[0]), budget, mine))
+    cells.sort(key=lambda cell: (_catalogue(cell.strategy), cell.method, order.get(cell.budget, -1)))
+    trained = [cell for cell in cells if cell.seeds]
+    return tuple(replace(cell, index=trained.index(cell) if cell.seeds else None) for cell in cells), budgets
 
-    loaded = _predictions(folder, cells)
-    missing = tuple(run for run, scores in loaded.items() if scores is None)
+
+def _with_draws(folder: Path, section: Section, seed: int) -> Section:
+    """Run the bootstrap where the predictions of every run are there."""
+    loaded = _predictions(folder, section.cells)
     stored = {run: scores for run, scores in loaded.items() if scores is not None}
-    sections = {**names, "budgets": budgets, "missing": missing}
+    missing = tuple(run for run in loaded if run not in stored)
     if missing or not stored:
-        return Section(**sections, cells=tuple(cells), draws={})
+        return replace(section, missing=missing)
     first = next(iter(stored.values()))
     labels, buckets = first["label"], first["bucket"]
     subsets = [None, *(np.flatnonzero(buckets == place) for place in range(len(BUCKETS)))]
     resamples = resamples_for(len(labels), len(stored))
     aucs = bootstrap_rows(labels, [one["score"] for one in stored.values()], subsets, resamples=resamples, seed=seed)
 
-    trained = [cell for cell in cells if cell.seeds]
-    owners, seeds = [], []
-    for place, cell in enumerate(trained):
-        for run, kind, auc in zip(cell.ok["run"], cell.ok["seed"], cell.ok["test_auc"], strict=True):
-            again = aucs[0][len(owners), 0]
-            if not np.isnan(auc) and not np.isnan(again) and abs(auc - again) > _AUC_TOLERANCE:
-                raise DataError(
-                    f"the stored scores have a test AUC of {again:.6f}, {RESULTS} says {auc:.6f}",
-                    file=str(predictions_path(folder, run)),
-                )
-            owners.append(place)
-            seeds.append(int(kind))
-    places = {id(cell): place for place, cell in enumerate(trained)}
-    return Section(
-        **sections,
-        cells=tuple(
-            Cell(cell.method, cell.strategy, cell.options, cell.budget, cell.runs, places.get(id(cell)))
-            for cell in cells
-        ),
-        draws={name: draw_cells(auc, owners, seeds, seed=seed) for name, auc in zip(("", *BUCKETS), aucs, strict=True)},
-        resamples=resamples,
-        rows={
-            "test": len(labels),
-            **{name: int((buckets == place).sum()) for place, name in enumerate(BUCKETS)},
-        },
-    )
+    runs = pd.concat([cell.ok.assign(owner=cell.index) for cell in section.cells if cell.seeds])
+    for run, said, again in zip(runs["run"], runs["test_auc"].tolist(), aucs[0][:, 0].tolist(), strict=True):
+        if abs(said - again) > _AUC_TOLERANCE:
+            raise DataError(
+                f"the stored scores have a test AUC of {again:.6f}, {RESULTS} says {said:.6f}",
+                file=str(predictions_path(folder, run)),
+            )
+    owners, seeds = runs["owner"].astype("int64").tolist(), runs["seed"].astype("int64").tolist()
+    draws = {name: draw_cells(auc, owners, seeds, seed=seed) for name, auc in zip(("", *BUCKETS), aucs, strict=True)}
+    sizes = {name: int((buckets == place).sum()) for place, name in enumerate(BUCKETS)}
+    return replace(section, draws=draws, resamples=resamples, rows={"test": len(labels), **sizes})
 
 
 def _predictions(folder: Path, cells: Sequence[Cell]) -> dict[str, dict[str, np.ndarray] | None]:

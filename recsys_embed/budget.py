@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -220,7 +221,7 @@ def plan(
             raise ConfigError(f"exact names {name!r}, which is no feature", path="embedding.exact")
     whole = full_bytes(features, dim)
     wanted = None if budget is None else ByteBudget.parse(budget)
-    limit = whole + 1 if wanted is None else wanted.resolve(full_bytes=whole)
+    limit = sys.maxsize if wanted is None else wanted.resolve(full_bytes=whole)
     squeezed = [config.name for config in strategy.values() if not isinstance(config, FullConfig)]
     if wanted is None and squeezed:
         raise ConfigError(f"strategy {squeezed[0]!r} needs a budget", path="embedding.budget")

@@ -242,6 +242,13 @@ class EmbeddingLayer(nn.Module):
         """
         if self._optimizer:
             raise ConfigError("this layer has a tables optimizer already")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            world = torch.distributed.get_world_size()
+            if world > 1:
+                raise ConfigError(
+                    f"a tables optimizer on {world} processes needs sharded tables, which are not built yet: the ranks "
+                    "would drift apart; leave the tables as parameters and wrap the model in DDP"
+                )
         if name not in RULES:
             raise ConfigError(f"a tables optimizer is one of {', '.join(RULES)}; got {name!r}")
         observe = self._observe if self._observers else None
@@ -273,12 +280,12 @@ class EmbeddingLayer(nn.Module):
 
     def after_step(self) -> None:
         """Count a step; run ``maintain`` of the strategies where it is due."""
-        self._steps += 1
         if not self._optimizer:
             for part in self._parts:
                 if part.strategy.observes or part.strategy.maintain_every is not None:
                     name = type(part.strategy).__name__
                     raise ConfigError(f"strategy {name} changes tables in training: call optimizer() first")
+        self._steps += 1
         for part in self._parts:
             every = part.strategy.maintain_every
             if every is not None and self._steps % every == 0:
@@ -416,7 +423,7 @@ def _request(part: _Part, lookup: Lookup, rows: Tensor) -> Request:
     """The bags that a strategy's read asks for, in the order of its lanes."""
     ids = lookup.ids
     if not part.jagged:
-        return Request(rows.reshape(-1, ids.batch), ids.batch)
+        return Request(rows.flatten(0, 1), ids.batch)
     slots, count = rows.shape
     assert ids.offsets is not None
     if part.pooled:
@@ -436,8 +443,8 @@ def _rows(part: _Part, lookup: Lookup, read: Tensor, place: _ReadPlace) -> Tenso
     """Rows ``[B, F, S, W]``, or ``[N, S, W]`` per occurrence, from a strategy's lanes ``[B, F*S, W]``."""
     features = len(part.features)
     if not part.jagged:
-        return read.view(read.shape[0], features, place.slots, -1)
-    lanes = read.view(read.shape[0], place.slots, features, -1)
+        return read.view(read.shape[0], features, place.slots, read.shape[2])
+    lanes = read.view(read.shape[0], place.slots, features, read.shape[2])
     if part.pooled:
         return lanes.transpose(1, 2)
     bounds = torch.tensor(lookup.ids.bounds(), device=read.device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recsys_embed.doctor import check_stack
+from recsys_embed.features import Ids
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
 
 MULTIPLE = 4
@@ -28,6 +29,7 @@ class FusedTables(Tables):
         super().__init__(list(source.specs.values()), source.groups)
         self.rule = rule
         self._homes: dict[str, tuple[int, int]] = {}
+        self._orders: list[tuple[list[int], Tensor] | None] = []
         self._operators = [self._operator(place, group, device) for place, group in enumerate(self.groups)]
         self._weights = [operator.split_embedding_weights() for operator in self._operators]
         self._bags_of_one = torch.zeros(0)
@@ -50,6 +52,10 @@ class FusedTables(Tables):
 
         assert self.rule is not None
         names = list(dict.fromkeys(group.lanes))
+        # FBGEMM's CPU backward takes lanes of one table to be neighbours: any other order fails or corrupts rows.
+        order = sorted(range(len(group.lanes)), key=lambda lane: names.index(group.lanes[lane]))
+        sorted_already = order == list(range(len(order)))
+        self._orders.append(None if sorted_already else (order, torch.tensor(order, device=device).argsort()))
         for table, name in enumerate(names):
             if name in self._homes:
                 raise AssertionError(f"table {name!r} is read by two groups")
@@ -60,7 +66,7 @@ class FusedTables(Tables):
         width = self.padded_width(group.width)
         return SplitTableBatchedEmbeddingBagsCodegen(
             [(self.specs[name].rows, width, location, compute) for name in names],
-            feature_table_map=[names.index(name) for name in group.lanes],
+            feature_table_map=[names.index(group.lanes[lane]) for lane in order],
             optimizer={
                 "sgd": EmbOptimType.EXACT_SGD,
                 "adagrad": EmbOptimType.EXACT_ADAGRAD,
@@ -74,16 +80,21 @@ class FusedTables(Tables):
         )
 
     def read(self, group: int, request: Request) -> Tensor:
-        """One operator call for all lanes of the group."""
-        rows, offsets = request.rows.reshape(-1), request.offsets
+        """One operator call for all lanes of the group; a view where a table's lanes are neighbours."""
+        lanes, width, order = len(self.groups[group].lanes), self.groups[group].width, self._orders[group]
+        bags = Ids(request.rows, lanes, request.offsets, request.weights)
+        if order is not None:
+            bags = bags.select(order[0])
+        rows, offsets = bags.values.reshape(-1), bags.offsets
         if offsets is None:
             if self._bags_of_one.numel() != rows.numel() + 1 or self._bags_of_one.dtype != rows.dtype:
                 self._bags_of_one = torch.arange(rows.numel() + 1, dtype=rows.dtype, device=rows.device)
             offsets = self._bags_of_one
-        flat: Tensor = self._operators[group](rows, offsets, request.weights)
-        width = self.groups[group].width
-        read = flat.view(request.batch, len(self.groups[group].lanes), self.padded_width(width))
-        return read if read.shape[2] == width else read[:, :, :width]
+        flat: Tensor = self._operators[group](rows, offsets, bags.weights)
+        read = flat.view(request.batch, lanes, self.padded_width(width))
+        if read.shape[2] != width:
+            read = read[:, :, :width]
+        return read if order is None else read[:, order[1]]
 
     def set_lr(self, lr: float) -> None:
         """An operator takes the rate when it reads, and keeps it for that read's backward."""

@@ -1,0 +1,188 @@
+"""Contract tests that a new strategy inherits: see CONTRIBUTING.md, "Add a strategy in one file".
+
+A test module subclasses :class:`StrategyContract` and names the config::
+
+    class TestHash(StrategyContract):
+        config = HashConfig()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_embed.config import StrategyNode
+from recsys_embed.embeddings.base import Strategy
+from recsys_embed.errors import BudgetError
+from recsys_embed.features import Feature, Ids, resolve
+from recsys_embed.layer import EmbeddingLayer
+
+FEATURES = (Feature("user", 4000), Feature("item", 700), Feature("city", 60))
+BAGS = (Feature("user", 4000), Feature("tags", 700, multi_valued=True, pooling="mean"), Feature("city", 60))
+
+
+def draw_ids(features: Sequence[Feature], batch: int, seed: int = 0) -> Ids:
+    """Random ids; bags of multi-valued features hold 0 to 4 ids, with repeats."""
+    rng, features = np.random.default_rng(seed), resolve(features)
+    lengths = np.stack([rng.integers(0, 5, batch) if f.multi_valued else np.ones(batch, int) for f in features])
+    values = [rng.integers(0, f.size, n) for f, n in zip(features, lengths.sum(1), strict=True)]
+    if not any(feature.multi_valued for feature in features):
+        return Ids(torch.tensor(np.stack(values)), len(features))
+    offsets = np.concatenate([[0], lengths.reshape(-1).cumsum()])
+    return Ids(torch.tensor(np.concatenate(values)), len(features), torch.tensor(offsets))
+
+
+def slow_vectors(layer: EmbeddingLayer, ids: Ids) -> np.ndarray:
+    """Vectors ``[B, F, D]`` by one Python loop over bags and ids, in float64: the oracle of every fast path."""
+    flat = ids.jagged()
+    assert flat.offsets is not None
+    bounds, values, batch = flat.offsets.tolist(), flat.values.tolist(), ids.batch
+    tables = {name: layer.tables.get(name).detach().double() for name in layer.tables.specs}
+    out = np.zeros((batch, len(layer.features), layer.dim))
+    for strategy in layer.strategies:
+        assert isinstance(strategy, Strategy)
+        names = [feature.name for feature in strategy.features]
+        for f, feature in enumerate(layer.features):
+            if feature.name not in names:
+                continue
+            place = names.index(feature.name)
+            for b in range(batch):
+                bag = values[bounds[f * batch + b] : bounds[f * batch + b + 1]]
+                for value in bag:
+                    one = torch.zeros(len(names), 1, dtype=torch.int64)
+                    one[place] = value
+                    lookup = strategy.address(Ids(one, len(names)))
+                    rows = {
+                        name: torch.stack(
+                            [tables[home][int(lookup.rows[name][place, s, 0])] for s, home in enumerate(homes[place])]
+                        )
+                        for name, homes in strategy.reads().items()
+                    }
+                    vector = strategy.combine(rows, lookup).numpy()
+                    out[b, f] += vector / (len(bag) if feature.multi_valued and feature.pooling == "mean" else 1)
+    return out
+
+
+class StrategyContract:
+    """What holds for every strategy. Subclasses set ``config`` and, where the default does not suit, the others."""
+
+    config: ClassVar[StrategyNode]
+    dim: ClassVar[int] = 12
+    budget: ClassVar[Any] = 0.2
+
+    def layer(self, features: Sequence[Feature] = FEATURES, **options: Any) -> EmbeddingLayer:
+        """A layer of this strategy alone."""
+        given = {"strategy": self.config, "budget": self.budget, "exact": (), **options}
+        return EmbeddingLayer(features, self.dim, **given)
+
+    def test_vectors_equal_a_slow_loop(self) -> None:
+        """Single-valued features."""
+        layer, ids = self.layer(), draw_ids(FEATURES, 9)
+        np.testing.assert_allclose(layer(ids).detach().numpy(), slow_vectors(layer, ids), rtol=0, atol=1e-6)
+
+    def test_bags_equal_a_slow_loop(self) -> None:
+        """A multi-valued feature beside single-valued ones, empty bags and repeats included."""
+        layer, ids = self.layer(BAGS), draw_ids(BAGS, 9)
+        np.testing.assert_allclose(layer(ids).detach().numpy(), slow_vectors(layer, ids), rtol=0, atol=1e-6)
+
+    def test_a_penalty_reads_bags_id_by_id(self) -> None:
+        """The path where bags are not pooled in the read gives the same vectors and the mean squared rows."""
+        layer, ids = self.layer(BAGS, decay=0.5), draw_ids(BAGS, 9)
+        np.testing.assert_allclose(layer(ids).detach().numpy(), slow_vectors(layer, ids), rtol=0, atol=1e-6)
+        assert layer.penalty().item() > 0
+        assert layer.penalty().item() == 0
+
+    def test_rows_are_within_their_tables(self) -> None:
+        """For the smallest and the largest ids."""
+        for strategy in self.layer().strategies:
+            assert isinstance(strategy, Strategy)
+            sizes = {spec.name: spec.rows for spec in strategy.tables()}
+            count = len(strategy.features)
+            edges = [[0, 1, feature.size // 2, feature.size - 2, feature.size - 1] for feature in strategy.features]
+            lookup = strategy.address(Ids(torch.tensor(edges), count))
+            for name, homes in strategy.reads().items():
+                limit = torch.tensor([[sizes[home] for home in row] for row in homes]).unsqueeze(2)
+                rows = lookup.rows[name]
+                assert bool((rows >= 0).all())
+                assert bool((rows < limit).all())
+
+    def test_the_ledger_is_what_is_stored(self) -> None:
+        """Predicted bytes against the tensors of the state dict."""
+        layer = self.layer()
+        stored = sum(tensor.numel() * tensor.element_size() for tensor in layer.state_dict().values())
+        assert layer.ledger()["serve_bytes"].sum() == layer.plan.serve_bytes == stored
+
+    def test_a_budget_is_met_or_refused(self) -> None:
+        """In [0.98 b, b] or coarse; below the smallest size the nearest feasible budget is accepted."""
+        full = self.layer(budget=1.0).plan.full_bytes
+        for kept in (0.003, 0.02, 0.1, 0.33, 0.5, 0.9, 0.999, 1.0):
+            budget = max(2, int(kept * full))
+            try:
+                plan = self.layer(budget=budget).plan
+            except BudgetError as error:
+                refusal = error
+            else:
+                assert plan.serve_bytes <= budget
+                assert plan.coarse or plan.serve_bytes >= 0.98 * budget
+                continue
+            assert budget < refusal.min_bytes == refusal.nearest_bytes <= full
+            assert self.layer(budget=refusal.nearest_bytes).plan.serve_bytes <= refusal.nearest_bytes
+
+    def test_order_of_features_changes_nothing(self) -> None:
+        """The same rows and weights for a feature wherever it stands."""
+        layer, turned = self.layer(), self.layer(FEATURES[::-1])
+        ids = draw_ids(FEATURES, 50)
+        back = turned(Ids(ids.values.flip(0), ids.features)).flip(1)
+        assert torch.equal(layer(ids), back)
+
+    def test_update_equals_autograd(self) -> None:
+        """One SGD step of the tables optimizer against one of torch over plain parameters, repeats included."""
+        ids = draw_ids(BAGS, 40)
+        target = torch.randn(40, len(BAGS), self.dim, generator=torch.Generator().manual_seed(3))
+        plain, tabled = self.layer(BAGS), self.layer(BAGS, backend="reference")
+        by_torch = torch.optim.SGD(plain.parameters(), lr=0.7)
+        by_tables = tabled.optimizer("sgd", lr=0.7)
+        for layer, optimizer in ((plain, by_torch), (tabled, by_tables)):
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(layer(ids), target, reduction="sum").backward()
+            optimizer.step()
+        _assert_same_tables(plain, tabled, 1e-6)
+        assert not torch.equal(plain(ids), self.layer(BAGS)(ids))
+
+    def test_state_moves_between_layers(self) -> None:
+        """A state dict of the layer with a tables optimizer loads into one without."""
+        trained, fresh = self.layer(), self.layer(seed=5)
+        optimizer = trained.optimizer("rowwise_adagrad", lr=0.1)
+        ids = draw_ids(FEATURES, 30)
+        trained(ids).square().sum().backward()
+        optimizer.step()
+        assert not torch.equal(fresh(ids), trained(ids))
+        fresh.load_state_dict(trained.state_dict())
+        assert torch.equal(fresh(ids), trained(ids))
+
+    def test_shared_vocabulary_shares_vectors(self) -> None:
+        """Two features of one vocabulary give an id one vector."""
+        features = (Feature("user", 4000), Feature("seen", vocabulary="item"), Feature("item", 700))
+        layer = self.layer(features)
+        ids = torch.tensor([[1, 2], [13, 600], [13, 600]])
+        vectors = layer(ids)
+        assert torch.equal(vectors[:, 1], vectors[:, 2])
+
+
+def _assert_same_tables(one: EmbeddingLayer, other: EmbeddingLayer, tolerance: float) -> None:
+    for name in one.tables.specs:
+        torch.testing.assert_close(one.tables.get(name), other.tables.get(name), rtol=tolerance, atol=tolerance)
+
+
+def train_steps(
+    layer: EmbeddingLayer, optimizer: torch.optim.Optimizer, batches: Sequence[Ids], target: Tensor
+) -> None:
+    """Fit fixed random targets, a step for each batch."""
+    for ids in batches:
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(layer(ids), target, reduction="sum").backward()
+        optimizer.step()

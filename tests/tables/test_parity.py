@@ -1,0 +1,168 @@
+"""The fused back end against the reference: forward, a hundred steps, bags, accumulation, a changing rate, state."""
+
+import pytest
+import torch
+
+from recsys_embed import EmbeddingLayer, Feature
+from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, StrategyNode, UnifiedConfig
+from recsys_embed.features import Ids
+from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
+
+pytest.importorskip("fbgemm_gpu", reason="the fused back end needs FBGEMM")
+
+STRATEGIES = [FullConfig(), HashConfig(), UnifiedConfig(), CompositionalConfig(), CompositionalConfig(operation="add")]
+RULES = [("sgd", 0.05), ("adagrad", 0.05), ("rowwise_adagrad", 0.05)]
+SHARED = (Feature("a", 500), Feature("b", 40), Feature("c", vocabulary="a"), Feature("d", vocabulary="b"))
+
+
+def pair(config: StrategyNode, features: tuple[Feature, ...], dim: int, **options: object) -> list[EmbeddingLayer]:
+    budget = None if isinstance(config, FullConfig) else 0.3
+    return [
+        EmbeddingLayer(features, dim, strategy=config, budget=budget, exact=(), backend=backend, **options)
+        for backend in ("reference", "fused")
+    ]
+
+
+def assert_same(layers: list[EmbeddingLayer], tolerance: float) -> None:
+    for name in layers[0].tables.specs:
+        torch.testing.assert_close(
+            layers[0].tables.get(name), layers[1].tables.get(name), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize("dim", [4, 16, 30])
+@pytest.mark.parametrize(("rule", "lr"), RULES)
+@pytest.mark.parametrize("config", STRATEGIES, ids=lambda c: f"{c.name}-{getattr(c, 'operation', '')}")
+def test_a_hundred_steps(config: StrategyNode, rule: str, lr: float, dim: int):
+    layers = pair(config, FEATURES, dim)
+    optimizers = [layer.optimizer(rule, lr=lr) for layer in layers]
+    ids = draw_ids(FEATURES, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(layers[0](ids), layers[1](ids), rtol=0, atol=1e-6)
+    target = torch.randn(64, 3, dim, generator=torch.Generator().manual_seed(1)) / 10
+    batches = [draw_ids(FEATURES, 64, seed) for seed in range(100)]
+    for layer, optimizer in zip(layers, optimizers, strict=True):
+        train_steps(layer, optimizer, batches, target)
+    assert_same(layers, 2e-5)
+    for name in layers[0].tables.specs:
+        one, other = (optimizer.state_dict()["state"].get(name) for optimizer in optimizers)
+        if one is not None:
+            torch.testing.assert_close(one["sum"], other["sum"], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("features", [BAGS, SHARED], ids=["bags", "shared"])
+@pytest.mark.parametrize("config", STRATEGIES, ids=lambda c: f"{c.name}-{getattr(c, 'operation', '')}")
+def test_bags_and_shared_vocabularies(config: StrategyNode, features: tuple[Feature, ...], decay: float):
+    layers = pair(config, features, 12, decay=decay)
+    target = torch.randn(30, len(features), 12, generator=torch.Generator().manual_seed(1)) / 10
+    for layer in layers:
+        optimizer = layer.optimizer("rowwise_adagrad", lr=0.05)
+        for seed in range(10):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(layer(draw_ids(features, 30, seed)), target, reduction="sum")
+            (loss + layer.penalty()).backward()
+            optimizer.step()
+    assert_same(layers, 2e-5)
+
+
+def test_weights_of_ids():
+    features = (Feature("t", 50, multi_valued=True), Feature("u", 20, multi_valued=True, pooling="mean"))
+    ids = draw_ids(features, 20)
+    weighted = Ids(
+        ids.values, 2, ids.offsets, torch.rand(ids.values.numel(), generator=torch.Generator().manual_seed(0))
+    )
+    layers = pair(FullConfig(), features, 8)
+    for layer in layers:
+        optimizer = layer.optimizer("sgd", lr=0.5)
+        layer(weighted).square().sum().backward()
+        optimizer.step()
+    assert_same(layers, 1e-6)
+
+
+@pytest.mark.parametrize("features", [FEATURES, BAGS], ids=["single", "bags"])
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_accumulation_is_one_update(backend: str, features: tuple[Feature, ...]):
+    whole, parts = (EmbeddingLayer(features, 8, strategy="unified", budget=0.3, backend=backend) for _ in range(2))
+    optimizers = [layer.optimizer("rowwise_adagrad", lr=0.1) for layer in (whole, parts)]
+    halves = [draw_ids(features, 20, seed) for seed in (0, 1)]
+    (whole(halves[0]).square().sum() + whole(halves[1]).square().sum()).backward()
+    for half in halves:
+        parts(half).square().sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert_same([whole, parts], 1e-6)
+    # As one update: Adagrad's first step moves every row by about lr, two steps would move it further.
+    start = EmbeddingLayer(features, 8, strategy="unified", budget=0.3)
+    moved = max((parts.tables.get(n) - start.tables.get(n)).abs().max().item() for n in parts.tables.specs)
+    assert moved < 0.1 * 8**0.5 + 1e-4
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_the_rate_is_the_one_at_the_step(backend: str):
+    # FBGEMM takes the rate when it reads: a change between forward and step must still count.
+    emb = EmbeddingLayer([Feature("x", 10)], 4, backend=backend)
+    optimizer = emb.optimizer("sgd", lr=0.1)
+    before = emb.vectors("x", torch.tensor([3]))
+    emb(torch.tensor([[3]])).sum().backward()
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+    torch.testing.assert_close(before - emb.vectors("x", torch.tensor([3])), torch.full((1, 4), 0.5))
+
+
+@pytest.mark.parametrize("rule", ["adagrad", "rowwise_adagrad"])
+@pytest.mark.parametrize(("source", "goal"), [("reference", "fused"), ("fused", "reference")])
+def test_optimizer_state_moves_between_back_ends(rule: str, source: str, goal: str):
+    batches = [draw_ids(FEATURES, 30, seed) for seed in range(6)]
+    target = torch.zeros(30, 3, 30)
+    layers = {b: EmbeddingLayer(FEATURES, 30, strategy="hash", budget=0.3, backend=b) for b in (source, goal)}
+    optimizers = {b: layer.optimizer(rule, lr=0.1) for b, layer in layers.items()}
+    train_steps(layers[source], optimizers[source], batches[:3], target)
+    layers[goal].load_state_dict(layers[source].state_dict())
+    optimizers[goal].load_state_dict(optimizers[source].state_dict())
+    for b in (source, goal):
+        train_steps(layers[b], optimizers[b], batches[3:], target)
+    assert_same(list(layers.values()), 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_a_gradient_that_is_not_finite_changes_nothing(backend: str):
+    from recsys_embed import DivergedError
+
+    emb = EmbeddingLayer(FEATURES, 8, strategy="full", backend=backend)
+    optimizer = emb.optimizer("sgd", lr=1.0)
+    before = {name: tensor.clone() for name, tensor in emb.state_dict().items()}
+    factor = torch.ones(3, 1)
+    factor[1] = float("nan")
+    (emb(draw_ids(FEATURES, 5)) * factor).sum().backward()
+    with pytest.raises(DivergedError, match="feature 'item'"):
+        optimizer.step()
+    assert all(torch.equal(before[name], tensor) for name, tensor in emb.state_dict().items())
+
+
+def test_initial_weights_are_the_same_everywhere_and_differ_by_seed():
+    one, other = pair(HashConfig(), FEATURES, 8)
+    other.optimizer("sgd", lr=1.0)
+    assert_same([one, other], 0)
+    assert not torch.equal(one.tables.get("user"), EmbeddingLayer(FEATURES, 8, seed=1).tables.get("user")[:1200])
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise_adagrad"])
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("dim", [8, 30])
+def test_training_bytes_are_those_of_the_tensors(backend: str, rule: str, dim: int):
+    emb = EmbeddingLayer(FEATURES, dim, strategy="hash", budget=0.3, backend=backend)
+    optimizer = emb.optimizer(rule, lr=0.1)
+    ledger = emb.ledger()
+    state = sum(s["sum"].numel() * 4 for s in optimizer.state_dict()["state"].values())
+    weights = sum(t.numel() * 4 for t in emb.state_dict().values())
+    assert ledger["checkpoint_bytes"].sum() == state + weights
+    if backend == "fused":
+        operators = emb.tables._operators
+        held = sum(op.weights_host.numel() * 4 for op in operators)
+        held += sum(s.numel() * 4 for op in operators for states in op.split_optimizer_states() for s in states)
+        assert ledger["train_bytes"].sum() == held
+    else:
+        assert ledger["train_bytes"].sum() == sum(
+            b.numel() * 4 for n, b in emb.tables.named_buffers() if n.startswith(("store", "state"))
+        )

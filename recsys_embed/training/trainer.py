@@ -152,6 +152,7 @@ class _Run:
         self._optimizers = Optimizers(model, config)
         self._so_far = _Progress()
         self._best: dict[str, Tensor] = {}
+        self._saved = 0  # the last epoch on disk
         self._labels = dataset.labels("val")
         self._identity = {
             "training": config.model_dump(mode="json"),
@@ -246,6 +247,7 @@ class _Run:
             "config": self._identity,
         }
         store.save(self._folder, self._so_far.epoch, named, meta)
+        self._saved = self._so_far.epoch
 
     def resume(self) -> None:
         """Take up the newest valid checkpoint, where there is one."""
@@ -271,15 +273,16 @@ class _Run:
             raise CheckpointError(f"{found.path}: does not fit this model: {error}", file=str(found.path)) from error
         torch.set_rng_state(torch.tensor(found.meta["rng"], dtype=torch.uint8))
         self._so_far = _Progress(**{name: found.meta[name] for name in vars(self._so_far)})
+        self._saved = found.epoch
 
     def how_to_resume(self) -> str:
         """What to tell whoever interrupted."""
         if self._folder is None:
             return "interrupted; no checkpoints were asked for, so the same command starts over"
-        if not self._so_far.epoch:
+        if not self._saved:
             return "interrupted before the first epoch was finished; the same command starts over"
         return (
-            f"interrupted; epoch {self._so_far.epoch} of {self._config.epochs} is saved in {self._folder}: "
+            f"interrupted; epoch {self._saved} of {self._config.epochs} is saved in {self._folder}: "
             "the same command goes on from there"
         )
 
@@ -314,13 +317,11 @@ def _located(
     error: DivergedError, model: Recommender, batch: Labelled, epoch: int, number: int, step: int
 ) -> DivergedError:
     """The error with its step, its batch and, where that can be told, the first feature that is not finite."""
-    feature, where = error.feature, ""
+    message, feature = f"step {step} (batch {number} of epoch {epoch}): {error}", error.feature
     if feature is None:
         feature, where = _first_bad_input(model, batch)
-    elif feature:
-        where = ""
-    message = f"step {step} (batch {number} of epoch {epoch}): {error}{where}"
-    return DivergedError(f"{message}; no row was changed", step=step, feature=feature)
+        message = f"{message}{where}; no row was changed"
+    return DivergedError(message, step=step, feature=feature)
 
 
 def _first_bad_input(model: Recommender, batch: Labelled) -> tuple[str | None, str]:

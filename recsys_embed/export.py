@@ -1,0 +1,180 @@
+"""A trained model as a folder that scores raw rows anywhere: no training data, FBGEMM or MLflow needed, no pickle.
+
+model/
+  manifest.json       path, bytes and checksum of every file
+  config.toml         the resolved config of the training
+  model.safetensors   tables as logical rows, and the model's weights
+  encoder/            the vocabulary and scalers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recsys_embed.config import Config, parse_config
+from recsys_embed.data import Encoder
+from recsys_embed.data.readers import read_frames
+from recsys_embed.errors import CheckpointError, DataError
+from recsys_embed.files import atomic_folder, verify_manifest, write_manifest
+from recsys_embed.recommender import Recommender, build_recommender
+
+CONFIG, WEIGHTS, ENCODER = "config.toml", "model.safetensors", "encoder"
+CHUNK_ROWS = 65_536
+
+
+def export(model: Recommender, config: Config, encoder: Encoder, out: str | Path) -> Path:
+    """Write the model folder: all of it or, after a crash, none of it.
+
+    Raises:
+        CheckpointError: the disk refused.
+    """
+    with atomic_folder(out) as folder:
+        (folder / CONFIG).write_text(config.to_toml(), encoding="utf-8")
+        # Copies, since a tensor may be a view into one store that several tables share.
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+        encoder.save(folder / ENCODER)
+        write_manifest(folder)
+    return Path(out)
+
+
+class Predictor:
+    """A loaded model: ``predict`` takes raw rows as they were before encoding."""
+
+    def __init__(self, model: Recommender, config: Config, encoder: Encoder) -> None:
+        self.model, self.config, self.encoder = model.eval(), config, encoder
+
+    def predict(self, frame: pd.DataFrame) -> pd.Series[float]:
+        """Probabilities of a positive label, in the frame's index and order.
+
+        Columns may stand in any order; the label and other columns are not needed. Ids never seen in training count as
+        unseen.
+
+        Raises:
+            DataError: a feature's column is missing, or a numeric column holds text.
+        """
+        scores = np.empty(len(frame), dtype=np.float64)
+        step = self.config.training.batch_size
+        with torch.inference_mode():
+            for start in range(0, len(frame), step):
+                batch = self.encoder.encode(frame.iloc[start : start + step])
+                scores[start : start + step] = probabilities(self.model(batch))
+        return pd.Series(scores, index=frame.index, name="score")
+
+
+def probabilities(logits: Tensor) -> np.ndarray:
+    """Probabilities in float64, so that large logits keep their order."""
+    array: np.ndarray = torch.sigmoid(logits.double()).cpu().numpy()
+    return array
+
+
+def load(model_dir: str | Path) -> Predictor:
+    """Load a model folder, after checking every file in it.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit the others.
+    """
+    folder = Path(model_dir)
+    verify_manifest(folder)
+    try:
+        tree = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, SafetensorError) as error:
+        name = str(folder / (WEIGHTS if isinstance(error, SafetensorError) else CONFIG))
+        raise CheckpointError(f"{name}: cannot be read: {error}", file=name) from error
+    config = parse_config(_portable(tree), source=str(folder / CONFIG))
+    encoder = Encoder.load(folder / ENCODER)
+    model = build_recommender(config, encoder.features, len(encoder.dense))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        name = str(folder / WEIGHTS)
+        raise CheckpointError(f"{name}: does not fit the config beside it: {error}", file=name) from error
+    return Predictor(model, config, encoder)
+
+
+def _portable(tree: dict[str, Any]) -> dict[str, Any]:
+    """The config for a machine that only predicts: a back end chosen by name may not be installed there."""
+    embedding = tree.get("embedding", {})
+    if embedding.get("backend") == "fused" and importlib.util.find_spec("fbgemm_gpu") is None:
+        embedding["backend"] = "reference"
+    return tree
+
+
+# --- scoring files -------------------------------------------------------------------------------------------
+
+
+def predict_file(predictor: Predictor, rows: str | Path, out: str | Path | None = None) -> int:
+    """Score raw rows as a stream, in their order, into columns ``row`` (from 0) and ``score``; return their number.
+
+    ``out`` is CSV, or Parquet by its name; it appears when it is complete. Without it CSV goes to standard output.
+
+    Raises:
+        DataError: the rows cannot be read, or lack a feature's column.
+    """
+    total = 0
+    with _writer(None if out is None else Path(out)) as write:
+        for scores in score_frames(predictor, rows):
+            write(np.arange(total, total + len(scores)), scores)
+            total += len(scores)
+    return total
+
+
+def score_frames(predictor: Predictor, rows: str | Path) -> Iterator[np.ndarray]:
+    """Scores of a file's rows, chunk by chunk."""
+    columns = input_columns(predictor)
+    separator = predictor.config.data.separator
+    for frame in read_frames(rows, columns, separator=separator, chunk_rows=CHUNK_ROWS):
+        yield predictor.predict(frame).to_numpy()
+
+
+def input_columns(predictor: Predictor) -> list[str]:
+    """The raw columns that a prediction reads."""
+    return list(predictor.encoder.columns)
+
+
+@contextlib.contextmanager
+def _writer(out: Path | None) -> Iterator[Any]:
+    if out is None:
+        yield _csv(sys.stdout)
+        return
+    if out.is_dir():
+        raise DataError("is a folder, not a file to write", file=str(out))
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix.lower() in (".parquet", ".pq"):
+            schema = pa.schema([("row", pa.int64()), ("score", pa.float64())])
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                yield lambda rows, scores: writer.write_table(
+                    pa.table({"row": rows.astype(np.int64), "score": scores}, schema=schema)
+                )
+        else:
+            with open(temporary, "w", encoding="utf-8", newline="") as file:
+                yield _csv(file)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _csv(file: IO[str]) -> Any:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["row", "score"])
+    return lambda rows, scores: writer.writerows(zip(rows.tolist(), scores.tolist(), strict=True))

@@ -1,0 +1,284 @@
+"""One run: build the model, train it, read the test split once, measure what it cost.
+
+A run is identified by everything its outcome depends on: its resolved config, the data's fingerprint and the code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xxhash
+
+from recsys_embed.config import Config, StrategyNode
+from recsys_embed.data import EncodedDataset
+from recsys_embed.errors import BudgetError, DivergedError
+from recsys_embed.files import atomic_write
+from recsys_embed.provenance import code_digest, peak_rss_bytes, reset_peak_rss, versions
+from recsys_embed.recommender import Recommender, build_recommender
+from recsys_embed.report.results import COLUMNS, predictions_path, write_predictions
+from recsys_embed.training.metrics import evaluate
+from recsys_embed.training.trainer import TrainResult, predict, train
+
+_LOG = logging.getLogger("recsys_embed")
+RUNS, RESULT, LEDGER, ERROR = "runs", "result.json", "ledger.csv", "error.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A training to do: a config with one strategy, one budget and one seed. ``budget`` is as the user typed it."""
+
+    config: Config
+    budget: str = ""
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's name, ``mixed`` where patterns name several."""
+        names = {node.name for node in self.config.embedding.strategy.values()}
+        return names.pop() if len(names) == 1 else "mixed"
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config.training.seed
+
+    def __str__(self) -> str:
+        options = _options(self.config.embedding.strategy)
+        told = f" {json.dumps(options)}" if options else ""
+        return f"{self.strategy}{told}, {'budget ' + self.budget if self.budget else 'full size'}, seed {self.seed}"
+
+    def digest(self, fingerprint: str) -> str:
+        """The run's identity: config, data and code."""
+        tree = self.config.model_dump(mode="json", include={"model", "embedding", "training"})
+        text = json.dumps([tree, fingerprint, code_digest()], sort_keys=True)
+        return xxhash.xxh3_64_hexdigest(text.encode())
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with what was measured; ``row`` is its row of ``results.csv``."""
+
+    model: Recommender
+    result: TrainResult
+    row: dict[str, Any]
+    ledger: pd.DataFrame
+    scores: np.ndarray
+
+
+def train_and_measure(
+    cell: Cell,
+    dataset: EncodedDataset,
+    *,
+    checkpoints: Path | None = None,
+    progress: bool = True,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> Trained:
+    """Train the best model of a cell and evaluate it on the test split.
+
+    Raises:
+        BudgetError: no setting of the strategy fits; nothing was allocated.
+        DivergedError: a loss or gradient was not finite.
+    """
+    config = cell.config
+    reset_peak_rss()
+    begin = time.perf_counter()
+    model = build_recommender(config, dataset.features, len(dataset.dense))
+    result = train(model, dataset, config.training, checkpoints=checkpoints, progress=progress, on_epoch=on_epoch)
+    predict_begin = time.perf_counter()
+    scores = predict(model, dataset, "test", config.training.batch_size)
+    predict_seconds = time.perf_counter() - predict_begin
+    test = evaluate(dataset.labels("test"), scores, dataset.buckets("test"))
+
+    ledger = _ledger(model, config)
+    report = model.embedding.budget_report
+    bayes = dataset.bayes or {}
+    row = describe(cell, dataset) | {
+        "settings": _settings(config.embedding.strategy, report.settings),
+        "budget_bytes": report.budget_bytes,
+        "kept_fraction": report.kept_fraction,
+        "val_auc": result.val["auc"],
+        **{f"test_{name}": test[name] for name in ("auc", "logloss", "ne", "calibration")},
+        **{name: test[name] for name in ("auc_head", "auc_torso", "auc_tail", "auc_unseen")},
+        **{name: int(ledger[name].sum()) for name in ("train_bytes", "checkpoint_bytes", "serve_bytes")},
+        "samples_seen": result.samples_seen,
+        "wall_seconds": time.perf_counter() - begin,
+        "train_samples_per_second": result.train_samples_per_second,
+        "predict_microseconds_per_row": predict_seconds / len(scores) * 1e6,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "coarse": report.coarse,
+        "status": "ok",
+        "full_bytes": report.full_bytes,
+        "bayes_auc": bayes.get("auc"),
+        "bayes_logloss": bayes.get("logloss"),
+        "parts": _parts(ledger),
+    }
+    return Trained(model, result, {name: _plain(row.get(name)) for name in COLUMNS}, ledger, scores)
+
+
+def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
+    """The columns that are known before training, the same for a run that fails."""
+    config = cell.config
+    protocol = {
+        "training": config.training.model_dump(mode="json", exclude={"seed"}),
+        "model": config.model.model_dump(mode="json"),
+        "embedding": config.embedding.model_dump(mode="json", include={"exact", "on_unknown", "decay", "backend"}),
+        "rows": {split: dataset.rows(split) for split in ("train", "val", "test")},
+        "split": config.data.split.model_dump(mode="json", exclude_none=True),
+    }
+    known = {
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "model": config.model.name,
+        "strategy": cell.strategy,
+        "settings": _settings(config.embedding.strategy, {}),
+        "dim": config.model.dim,
+        "budget_requested": cell.budget,
+        "seed": cell.seed,
+        "coarse": False,
+        "tuned": False,
+        "reused": False,
+        "run": cell.digest(dataset.fingerprint),
+        "error": "",
+        "mlflow_run_id": "",
+        "protocol": protocol,
+        "versions": versions() | {"code": code_digest()},
+    }
+    return {name: known.get(name) for name in COLUMNS}
+
+
+def run_cell(
+    cell: Cell, dataset: EncodedDataset, out: Path, *, progress: bool = True, checkpoints: bool = True
+) -> dict[str, Any]:
+    """Train a cell of a study into its folder and return the document in ``result.json``: row and history.
+
+    An exception becomes the row's status: no cell takes the others with it. An interrupted cell goes on from its last
+    checkpoint when it is run again.
+    """
+    folder = out / RUNS / cell.digest(dataset.fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
+    scratch = folder / "checkpoints"
+    try:
+        trained = train_and_measure(cell, dataset, checkpoints=scratch if checkpoints else None, progress=progress)
+        labels = dataset.labels("test")
+        write_predictions(
+            out,
+            trained.row["run"],
+            row=np.arange(len(labels)),
+            label=labels,
+            score=trained.scores,
+            bucket=dataset.buckets("test"),
+        )
+        atomic_write(folder / LEDGER, trained.ledger.to_csv(index=False))
+        document = {"row": trained.row, "history": [_plain(epoch) for epoch in trained.result.history]}
+    except BudgetError as error:
+        text = str(error)
+        if str(error.nearest_bytes) not in text:
+            text += f"; nearest feasible budget: {error.nearest_bytes} bytes"
+        document = unfinished(cell, dataset, "infeasible", text)
+    except Exception as error:
+        status = "diverged" if isinstance(error, DivergedError) else "failed"
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        _LOG.warning("%s: %s", cell, message)
+        atomic_write(folder / ERROR, traceback.format_exc())
+        document = unfinished(cell, dataset, status, message)
+    save_document(out, document)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return document
+
+
+def unfinished(cell: Cell, dataset: EncodedDataset, status: str, error: str) -> dict[str, Any]:
+    """The document of a cell without metrics."""
+    return {"row": describe(cell, dataset) | {"status": status, "error": error}, "history": []}
+
+
+def run_cell_by_path(cell: Cell, dataset: Path, out: Path, checkpoints: bool) -> dict[str, Any]:
+    """:func:`run_cell` in a worker process, which opens the data set once."""
+    return run_cell(cell, _opened(dataset), out, progress=False, checkpoints=checkpoints)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path) -> EncodedDataset:
+    return EncodedDataset.open(path)
+
+
+def save_document(out: Path, document: Mapping[str, Any]) -> None:
+    """Write ``result.json`` of a run."""
+    atomic_write(out / RUNS / str(document["row"]["run"]) / RESULT, json.dumps(document, indent=1) + "\n")
+
+
+def finished(cell: Cell, dataset: EncodedDataset, out: Path) -> dict[str, Any] | None:
+    """The document of a run that need not be done again: it ended well, or cannot."""
+    run = cell.digest(dataset.fingerprint)
+    try:
+        document: dict[str, Any] = json.loads((out / RUNS / run / RESULT).read_text(encoding="utf-8"))
+        status = document["row"]["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if status == "infeasible" or (status == "ok" and predictions_path(out, run).exists()):
+        document["row"]["reused"] = True
+        return document
+    return None
+
+
+# --- columns -------------------------------------------------------------------------------------------------
+
+
+def _options(patterns: Mapping[str, StrategyNode]) -> dict[str, Any]:
+    """The options that differ from their defaults: of the one strategy, or per pattern with the strategy's name."""
+    told = {
+        pattern: {"name": node.name} | node.model_dump(mode="json", exclude_defaults=True)
+        for pattern, node in patterns.items()
+    }
+    if list(told) == ["*"]:
+        return {key: value for key, value in told["*"].items() if key != "name"}
+    return told
+
+
+def _settings(patterns: Mapping[str, StrategyNode], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, and the rows of every table that the budget led to."""
+    options = _options(patterns)
+    if list(patterns) == ["*"]:
+        return options | dict(sizes)
+    return options | ({"rows": dict(sizes)} if sizes else {})
+
+
+def _ledger(model: Recommender, config: Config) -> pd.DataFrame:
+    """The layer's ledger. Where the tables are ordinary parameters under Adam, its two moments are added here."""
+    ledger = model.embedding.ledger()
+    if config.training.optimizer.tables == "adam":
+        for name in ("train_bytes", "checkpoint_bytes"):
+            ledger[name] += 2 * ledger["serve_bytes"]
+    return ledger
+
+
+def _parts(ledger: pd.DataFrame) -> dict[str, int]:
+    """Serving bytes per feature, or per strategy where its features share them."""
+    sizes: dict[str, int] = {}
+    for feature, part, size in zip(ledger["feature"], ledger["part"], ledger["serve_bytes"], strict=True):
+        readers = str(feature).count("+") + 1
+        name = str(feature) if readers < 3 else f"{part}, shared by {readers} features"
+        sizes[name] = sizes.get(name, 0) + int(size)
+    return sizes
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON keeps it: no numpy, no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -145,8 +145,8 @@ class PlantedConfig(Node):
     """The planted data set: Zipf-distributed features and a known logistic model with pairwise interactions."""
 
     rows: int = Field(default=300_000, ge=100)
-    cardinalities: tuple[int, ...] = (100_000, 50_000, 20_000, 10_000, 5_000, 2_000, 500, 100, 20, 5)
-    exponent: float = Field(default=1.05, gt=0)
+    cardinalities: tuple[int, ...] = (100_000, 50_000, 20_000, 10_000, 5_000, 2_000, 1_000, 500, 100, 10)
+    exponent: float = Field(default=0.9, gt=0)
     multi_valued: int = Field(default=1, ge=0)
     numeric: int = Field(default=2, ge=0)
     noise: float = Field(default=0.0, ge=0)
@@ -270,6 +270,11 @@ class Config(Node):
     training: TrainingConfig = TrainingConfig()
     study: StudyConfig = StudyConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _default_model(cls, value: Any) -> Any:
+        return {"name": "dcn_v2", **value} if isinstance(value, dict) else value
 
     def to_toml(self) -> str:
         """The resolved tree as TOML; reading it back gives an equal config."""

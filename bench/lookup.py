@@ -1,0 +1,201 @@
+"""The embedding step alone: our layer against FBGEMM's operator called by hand on the same row numbers.
+
+    python bench/lookup.py [--quick] [--json FILE]
+
+The step is forward (ids to vectors) and update (gradient to rows), over single-valued features whose ids are drawn from
+a Zipf distribution over scattered rows. For each strategy the raw baseline is one ``SplitTableBatchedEmbeddingBags
+Codegen`` with the layer's own tables, the row numbers computed beforehand, the same optimizer and the same allocator
+settings, its rows combined as the strategy says (a view, or a product); ours adds checking ids, addressing (hashing,
+digits), the autograd leaf and the finite check.
+Addressing is also timed by itself: for strategies that hash, the raw call does no such work. Both sides run in one
+process, turn and turn about; figures are medians, and the ratio is the median of the ratios pair by pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ALLOCATOR = {
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "34359738368",
+}
+"""Without these, outputs over 32 MB are mapped and page-faulted at every step, and that is what one would measure."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="smaller tables and fewer repeats")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    args = parser.parse_args()
+    if any(os.environ.get(key) != value for key, value in ALLOCATOR.items()):
+        # The C library reads them when a process starts.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    result = run(features=26, rows=100_000 if args.quick else 1_000_000, repeats=15 if args.quick else 60)
+    print(table(result))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def run(*, features: int, rows: int, repeats: int) -> dict[str, Any]:
+    import fbgemm_gpu
+    import torch
+
+    cells = [
+        measure(strategy, backend, features, rows, dim, 4096, repeats)
+        for dim in (16, 64)
+        for strategy in ("full", "hash", "unified", "compositional")
+        for backend in ("fused", "reference")
+        if rows * dim <= 16_000_000 or strategy != "full"
+    ]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "fbgemm": fbgemm_gpu.__version__},
+        "allocator": ALLOCATOR,
+        "note": "FBGEMM's CPU build runs on one thread.",
+        "setting": {"features": features, "rows": rows, "batch": 4096, "zipf": 1.05, "kept_fraction": 0.1},
+        "cells": cells,
+    }
+
+
+def measure(
+    strategy: str, backend: str, features: int, rows: int, dim: int, batch: int, repeats: int
+) -> dict[str, Any]:
+    import torch
+
+    from recsys_embed import EmbeddingLayer, Feature
+
+    budget = None if strategy == "full" else 0.1
+    emb = EmbeddingLayer(
+        [Feature(f"f{i}", rows) for i in range(features)],
+        dim,
+        strategy=strategy,
+        budget=budget,
+        exact=(),
+        backend=backend,
+    )
+    optimizer = emb.optimizer("rowwise_adagrad", lr=0.01)
+    (part,) = emb.strategies
+    generator = torch.Generator().manual_seed(0)
+    batches = [zipf_ids(features, rows, batch, generator) for _ in range(4)]
+    from recsys_embed.features import Ids
+
+    numbers = [part.address(Ids(ids, features)).rows["rows"].flatten(0, 1).contiguous() for ids in batches]
+    raw = raw_operator(emb)
+    gradient = torch.randn(batch, features, dim, generator=generator) * 0.01
+    slots = raw.total_D // features // emb.tables.groups[0].width
+    offsets = torch.arange(numbers[0].numel() + 1, dtype=numbers[0].dtype)
+
+    def ours(turn: int) -> tuple[float, float]:
+        start = time.perf_counter()
+        vectors = emb(batches[turn % 4])
+        middle = time.perf_counter()
+        torch.autograd.backward(vectors, gradient)
+        optimizer.step()
+        return middle - start, time.perf_counter() - middle
+
+    def by_hand(turn: int) -> tuple[float, float]:
+        start = time.perf_counter()
+        read = raw(numbers[turn % 4].view(-1), offsets)
+        vectors = part.combine({"rows": read.view(batch, features, slots, -1)}, None)
+        middle = time.perf_counter()
+        torch.autograd.backward(vectors, gradient)
+        return middle - start, time.perf_counter() - middle
+
+    def addressing(turn: int) -> float:
+        start = time.perf_counter()
+        part.address(Ids(batches[turn % 4], features))
+        return time.perf_counter() - start
+
+    for turn in range(5):
+        ours(turn), by_hand(turn), addressing(turn)
+    pairs = [(ours(turn), by_hand(turn), addressing(turn)) for turn in range(repeats)]
+
+    def median(values: list[float]) -> float:
+        return round(1e3 * statistics.median(values), 3)
+
+    return {
+        "strategy": strategy,
+        "backend": backend,
+        "dim": dim,
+        "forward_ms": median([a[0] for a, _, _ in pairs]),
+        "update_ms": median([a[1] for a, _, _ in pairs]),
+        "addressing_ms": median([c for _, _, c in pairs]),
+        "raw_forward_ms": median([b[0] for _, b, _ in pairs]),
+        "raw_update_ms": median([b[1] for _, b, _ in pairs]),
+        "ratio": round(statistics.median(sum(a) / sum(b) for a, b, _ in pairs), 3),
+        "ratio_without_addressing": round(statistics.median((sum(a) - c) / sum(b) for a, b, c in pairs), 3),
+    }
+
+
+def zipf_ids(features: int, rows: int, batch: int, generator: Any) -> Any:
+    """Ids ``[F, B]`` int32: ranks drawn from Zipf(1.05), scattered over the table by a fixed bijection."""
+    import torch
+
+    weights = torch.arange(1, rows + 1, dtype=torch.float64) ** -1.05
+    edges = weights.cumsum(0) / weights.sum()
+    ranks = torch.searchsorted(edges, torch.rand(features, batch, generator=generator, dtype=torch.float64))
+    return (ranks.clamp_(max=rows - 1) * 7_368_787 % rows).to(torch.int32)
+
+
+def raw_operator(emb: Any) -> Any:
+    """FBGEMM's operator over tables of the same sizes as the layer's, lanes in the same order."""
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+        ComputeDevice,
+        SplitTableBatchedEmbeddingBagsCodegen,
+    )
+
+    (group,) = emb.tables.groups
+    names = list(dict.fromkeys(group.lanes))
+    specs = [emb.tables.specs[name] for name in names]
+    operator = SplitTableBatchedEmbeddingBagsCodegen(
+        [(spec.rows, spec.width, EmbeddingLocation.HOST, ComputeDevice.CPU) for spec in specs],
+        feature_table_map=[names.index(name) for name in group.lanes],
+        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        learning_rate=0.01,
+        eps=1e-8,
+        pooling_mode=PoolingMode.SUM,
+    )
+    operator.init_embedding_weights_uniform(-0.05, 0.05)
+    return operator
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['date']}  {result['machine']}  {result['versions']}",
+        f"{result['setting']}  median ms; ratio = (ours forward + update) / (FBGEMM by hand forward + update)",
+        "",
+        f"{'strategy':14}{'back end':11}{'D':>4}{'forward':>9}{'update':>9}{'(address)':>11}"
+        f"{'raw fwd':>9}{'raw upd':>9}{'ratio':>8}{'less address':>14}",
+    ]
+    for cell in result["cells"]:
+        lines.append(
+            f"{cell['strategy']:14}{cell['backend']:11}{cell['dim']:4}{cell['forward_ms']:9.2f}{cell['update_ms']:9.2f}"
+            f"{cell['addressing_ms']:11.2f}{cell['raw_forward_ms']:9.2f}{cell['raw_update_ms']:9.2f}"
+            f"{cell['ratio']:8.2f}{cell['ratio_without_addressing']:14.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

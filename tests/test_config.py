@@ -1,0 +1,87 @@
+"""The config is closed: what is unknown is named, with its path and the nearest key there is."""
+
+from pathlib import Path
+
+import pytest
+
+from recsys_embed import ConfigError
+from recsys_embed.config import Config, UnifiedConfig, load_config, parse_config
+
+SMALL = """
+[data]
+path = "clicks.csv"
+label = "clicked"
+categorical = ["user", "item"]
+"""
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Config:
+    (tmp_path / "c.toml").write_text(SMALL + text)
+    return load_config(tmp_path / "c.toml", overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("[model]\ndimm = 8", "model.dimm", "did you mean 'dim'"),
+        ('[model]\nname = "dlrm"\ntopp = [4]', "model.topp", "did you mean 'top'"),
+        ('[model]\nname = "dcn_v3"', "model", "dcn_v3"),
+        ("[trainning]\nepochs = 3", "trainning", "did you mean 'training'"),
+        ("[training.optimizer]\ntable_lr = 0.1", "training.optimizer.table_lr", "did you mean 'tables_lr'"),
+        ('[embedding]\nstrategy = { "*" = { name = "unified", chunk = 3 } }', "embedding.strategy.*.chunk", "'chunks'"),
+        ('[embedding]\nstrategy = "unifed"', "embedding.strategy.*", "unifed"),
+        ("[training]\nbatch_size = 0", "training.batch_size", "value 0"),
+        ("[study]\nstrategies = []", "study.strategies", "at least 1"),
+        ("[study]\nseeds = ['a']", "study.seeds.0", "value 'a'"),
+    ],
+)
+def test_problems_are_named_by_path(tmp_path: Path, text: str, path: str, message: str):
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(tmp_path, text)
+    assert caught.value.path == path
+
+
+def test_several_problems_in_one_message(tmp_path: Path):
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, "[model]\ndimm = 8\n[training]\nepoch = 1")
+    assert "model.dimm" in str(caught.value)
+    assert "training.epoch" in str(caught.value)
+
+
+def test_overrides(tmp_path: Path):
+    config = read(tmp_path, "", "model.dim=32", "data.label=click", "training.optimizer.tables_lr=0.2")
+    assert (config.model.dim, config.data.label, config.training.optimizer.tables_lr) == (32, "click", 0.2)
+    with pytest.raises(ConfigError, match=r"a\.b=value"):
+        read(tmp_path, "", "model.dim")
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.dmi'"):
+        read(tmp_path, "", "model.dmi=3")
+
+
+def test_strategies_in_all_forms(tmp_path: Path):
+    one = read(tmp_path, '[embedding]\nstrategy = { name = "unified", chunks = 4 }').embedding.strategy
+    assert one == {"*": UnifiedConfig(chunks=4)}
+    mixed = read(tmp_path, '[embedding]\nstrategy = { "u*" = "hash", "*" = { name = "unified" } }').embedding.strategy
+    assert [(pattern, node.name) for pattern, node in mixed.items()] == [("u*", "hash"), ("*", "unified")]
+
+
+def test_the_resolved_config_reads_back_equal(tmp_path: Path):
+    config = read(tmp_path, '[embedding]\nstrategy = { "u*" = "hash", "*" = "unified" }\nbudget = "64MB"')
+    (tmp_path / "resolved.toml").write_text(config.to_toml())
+    assert load_config(tmp_path / "resolved.toml") == config
+
+
+def test_sources_and_splits_are_one_of_their_kind():
+    with pytest.raises(ConfigError, match="exactly one of path, planted"):
+        parse_config({"data": {}})
+    with pytest.raises(ConfigError, match="sum to 1"):
+        parse_config({"data": {"path": "x", "split": {"random": [0.5, 0.1, 0.1]}}})
+    with pytest.raises(ConfigError, match="exactly one of random, column, files"):
+        parse_config({"data": {"path": "x", "split": {"random": [0.8, 0.1, 0.1], "column": "part"}}})
+    assert parse_config({"data": {"path": "x", "split": {"seed": 3}}}).data.split.random == (0.8, 0.1, 0.1)
+
+
+def test_unreadable_files(tmp_path: Path):
+    (tmp_path / "bad.toml").write_text("[data\n")
+    for name in ("bad.toml", "missing.toml"):
+        with pytest.raises(ConfigError, match=name):
+            load_config(tmp_path / name)

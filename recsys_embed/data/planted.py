@@ -6,8 +6,8 @@ row is a bias, plus a main effect of every value, plus ⟨u, v⟩ of two values 
 column explains. A bag has the mean effect of its values, an empty one none.
 
 Every effect is centred and scaled under the law it is drawn with, so that all features matter alike whatever the
-seed. Half of a feature's variance sits in values seen often enough to be learnt, and features of middling
-cardinality matter as much as large ones: where these values collide, AUC is lost.
+seed. Rare values have smaller effects, so that most of the variance can be learnt; and features of middling
+cardinality, whose values are all seen often, matter as much as large ones: where these values collide, AUC is lost.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ BLOCK = 65_536  # rows with a generator of their own: rows do not depend on how 
 SEPARATOR = "|"
 LABEL = "label"
 BIAS = -1.0
-MAIN, PAIR, BAG, SLOPE = 0.45, 0.75, 0.3, 0.25  # deviations, in logits, of one effect
+MAIN, PAIR, BAG, SLOPE = 0.4, 0.4, 0.3, 0.25  # deviations, in logits, of one effect
 RANK = 2
+LEARNABLE = 2e-4  # a value drawn more rarely than this has a smaller effect: few rows could teach it
 BAG_VALUES, BAG_MEAN = 1_000, 2.0
 MISSING = 0.05  # of numeric cells
 
@@ -56,8 +57,9 @@ class _Law:
         self._edges[-1] = 1.0
         width = len(f"{cardinality - 1:x}")
         self.values = pa.array([f"{name}-{n:0{width}x}" for n in rng.permutation(cardinality)])
-        self.effect = effect * self._standard(rng.normal(size=(1, cardinality)))[0]
-        self.factors = self._standard(rng.normal(size=(RANK, cardinality)))
+        share = np.sqrt(self.chance / (self.chance + LEARNABLE))
+        self.effect = effect * self._standard(share * rng.normal(size=(1, cardinality)))[0]
+        self.factors = self._standard(share * rng.normal(size=(RANK, cardinality)))
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Ranks ``[count]``."""

@@ -22,7 +22,8 @@ def split_of(chunk: Chunk, config: SplitConfig, first: int) -> np.ndarray:
     if config.random is not None:
         chance = uniform(config.seed, first, len(chunk))
         edges = np.cumsum(config.random)[:2]
-        return np.asarray(np.searchsorted(edges, chance, side="right").astype(np.int8))
+        splits: np.ndarray = np.searchsorted(edges, chance, side="right").astype(np.int8)
+        return splits
     assert config.column is not None
     names = chunk.text(config.column).dictionary_encode()
     known = [SPLITS.index(name) if name in SPLITS else -1 for name in names.dictionary.to_pylist()]

@@ -120,7 +120,7 @@ def _smallest(size: int, partitions: int) -> list[int]:
         sorted([base, *_smallest(-(-size // base), partitions - 1)], reverse=True)
         for base in range(max(1, root - 1), root + 2)
     ]
-    return min(candidates, key=lambda bases: (sum(bases), -bases[0]))
+    return min(candidates, key=lambda bases: (sum(bases), bases[0]))
 
 
 def split_radices(size: int, partitions: int, rows: int) -> list[int]:

@@ -10,7 +10,7 @@ from torch import nn
 from recsys_embed.config import DCNv2Config, DLRMConfig
 from recsys_embed.errors import ConfigError
 from recsys_embed.models import DLRM, DCNv2, build_model
-from recsys_embed.testing_models import ModelContract
+from recsys_embed.testing import ModelContract
 
 
 class TestDCNv2(ModelContract):

@@ -158,7 +158,7 @@ def train(
         model, trained = jobs.train(loaded, folder, progress=not quiet)
         row = trained.row
         if as_json:
-            _print_json({"model": str(model), **row, "history": trained.result.history})
+            _print_json({"model_dir": str(model), **row, "history": trained.result.history})
             return
         shown = ("strategy", "budget_requested", "serve_bytes", "val_auc", "test_auc", "test_logloss", "epochs")
         _print_table([{name: row[name] for name in shown}])

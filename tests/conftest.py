@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import hypothesis
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -34,3 +36,25 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not a folder (set RECSYS_EMBED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows to learn from: `user`, `item` and `price` decide `clicked`, `part` is the split."""
+    rng = np.random.default_rng(5)
+    user, item = (400 * rng.random(6000) ** 2).astype(int), (100 * rng.random(6000) ** 2).astype(int)
+    price = rng.normal(size=6000).round(3)
+    logit = 1.5 * rng.normal(size=400)[user] + rng.normal(size=100)[item] + 0.5 * price
+    frame = pd.DataFrame(
+        {
+            "user": [f"u{u}" for u in user],
+            "item": [f"i{i}" for i in item],
+            "tags": [f"t{u % 7}|t{i % 5}" for u, i in zip(user, item, strict=True)],
+            "price": price,
+            "clicked": (rng.random(6000) < 1 / (1 + np.exp(-logit))).astype(int),
+            "part": np.resize(["test", "val", "train", "train", "train", "train"], 6000),
+        }
+    )
+    path = tmp_path_factory.mktemp("clicks") / "clicks.csv"
+    frame.to_csv(path, index=False)
+    return path

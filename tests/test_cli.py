@@ -1,0 +1,301 @@
+"""The commands as users type them: what they print, where, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import typer.main
+from typer.testing import CliRunner
+
+from recsys_embed.cli import app
+from recsys_embed.config import load_config
+from recsys_embed.infer import is_numeric
+
+CONFIG = """
+[data]
+path = {path!r}
+label = "clicked"
+categorical = ["user", "item"]
+split = {{ column = "part" }}
+[model]
+name = "dlrm"
+dim = 4
+top = [8]
+[embedding]
+strategy = "hash"
+budget = 0.5
+[training]
+batch_size = 256
+epochs = 1
+threads = 1
+[study]
+strategies = ["full", "hash"]
+budgets = [0.5]
+seeds = [0]
+"""
+
+OPTIONS = {
+    "doctor": ["--json"],
+    "prepare": ["CONFIG", "--json", "--out", "--quiet", "--set"],
+    "train": ["--continue", "--data", "--from-run", "--json", "--out", "--quiet", "--set", "CONFIG"],
+    "report": ["--budget", "--from", "--from-run", "--json", "--label", "--out", "--planted", "--quiet", "--set",
+               "CONFIG|DATA"],
+    "predict": ["--json", "--out", "--quiet", "MODEL", "ROWS"],
+    "budget": ["--json", "--out", "--quiet", "--set", "CONFIG"],
+    "strategies": ["--json"],
+    "models": ["--json"],
+    "inspect": ["FILE"],
+    "search": ["CONFIG"],
+    "plan": ["--device-memory", "--world-size", "CONFIG"],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _here(clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    Path("clicks.toml").write_text(CONFIG.format(path=str(clicks)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(*arguments: str, tracking: bool = False) -> Any:
+    """A command in this process; most are run without tracking."""
+    off = ["--set", "tracking.enabled=false"] if not tracking and "clicks.toml" in arguments else []
+    return CliRunner().invoke(app, [*arguments, *off])
+
+
+def test_the_command_line_is_what_scripts_were_written_against() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    found = {
+        name: sorted(
+            option.metavar or option.name.upper() if option.param_type_name == "argument" else option.opts[0]
+            for option in command.params
+            if option.name != "help"
+        )
+        for name, command in commands.items()
+    }
+    assert found == {name: sorted(options) for name, options in OPTIONS.items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["report", "clicks.toml", "--set", "model.dimm=8", "--out", "bad"], 2, "'dim'"),
+        (["report", "absent.toml", "--out", "bad"], 2, "absent.toml"),
+        (["report", "--out", "bad"], 2, "exactly one of"),
+        (["report", "clicks.toml", "--planted"], 2, "exactly one of"),
+        (["report", "clicks.toml", "--set", "data.label='absent'", "--out", "bad"], 2, "absent"),
+        (["report", "--from", "bad/results.csv"], 2, "results.csv"),
+        (["train", "clicks.toml", "--set", "embedding.budget=7", "--out", "low"], 3, "nearest feasible budget"),
+        (["train", "--out", "bad"], 2, "--from-run"),
+        (["train", "clicks.toml", "--continue", "model"], 2, "not built yet"),
+        (["predict", "nowhere", "rows.csv"], 2, "nowhere"),
+        (["inspect", "clicks.csv"], 2, "not built yet"),
+        (["search", "clicks.toml"], 2, "not built yet"),
+        (["plan", "clicks.toml", "--world-size", "2", "--device-memory", "80GB"], 2, "not built yet"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_a_code(arguments: list[str], code: int, message: str) -> None:
+    if "search" in arguments or "plan" in arguments:
+        result = CliRunner().invoke(app, arguments)
+    else:
+        result = run(*arguments)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.startswith("recsys-embed: ")
+    assert "Traceback" not in result.stderr
+    assert not Path("bad").exists()
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys_embed.jobs.train", lambda *a, **k: 1 / 0)
+    assert isinstance(run("train", "clicks.toml").exception, ZeroDivisionError)
+
+
+def test_report_ends_with_the_page_and_can_be_rebuilt_alone() -> None:
+    first = run("report", "clicks.toml", "--out", "r")
+    assert first.exit_code == 0
+    assert first.stdout.splitlines()[-1] == "r/report.html"
+    assert "test AUC" in first.stderr
+    files = {path.name for path in Path("r").iterdir()}
+    assert {"report.html", "report.md", "results.csv", "config.toml", "predictions"} <= files
+
+    again = run("report", "clicks.toml", "--out", "r", "--json", "--quiet")
+    document = json.loads(again.stdout)
+    assert document["report"] == "r/report.html"
+    assert [row["reused"] for row in document["results"]] == [True, True]
+    assert "test AUC" not in again.stderr
+
+    page = Path("r/report.html")
+    before = page.read_bytes()
+    page.unlink()
+    assert run("report", "--from", "r/results.csv", "--out", "copy").stdout.splitlines()[-1] == "copy/report.html"
+    assert not page.exists()
+    assert run("report", "--from", "r/results.csv").exit_code == 0
+    assert page.read_bytes() == before
+
+
+def test_a_failed_run_is_exit_code_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys_embed.report.run.train", lambda *a, **k: 1 / 0)
+    result = run("report", "clicks.toml", "--out", "r")
+    assert result.exit_code == 4
+    assert "ZeroDivisionError" in result.stderr
+    assert result.stdout.splitlines()[-1] == "r/report.html"
+
+
+def test_a_report_without_a_config_guesses_and_says_what(clicks: Path) -> None:
+    rows = pd.read_csv(clicks).drop(columns=["part", "tags"])
+    rows.to_csv("rows.csv", index=False)
+    overrides = ["study.seeds=[0]", "study.strategies=['full','hash']", "training.epochs=1", "tracking.enabled=false"]
+    sets = [part for one in overrides for part in ("--set", one)]
+    result = run("report", "rows.csv", "--label", "clicked", "--budget", "4kB", *sets)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "report-rows/report.html"
+    config = load_config("report-rows/config.toml")
+    assert config.data.categorical == ("user", "item")
+    assert config.data.numeric == ("price",)
+    assert config.study.budgets == ("4kB",)
+    assert run("report", "rows.csv").exit_code == 2
+    assert "clikced" in run("report", "rows.csv", "--label", "clikced").stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "numeric"),
+    [
+        ([f"{n / 7:.3f}" for n in range(50)], True),
+        ([str(n) for n in range(50)], False),
+        (["0.5", "1.0"] * 30, False),
+        ([f"{n / 7:.3f}" for n in range(50)] + ["n/a"], False),
+        ([None, None], False),
+    ],
+)
+def test_numbers_are_told_from_ids(values: list[str | None], numeric: bool) -> None:
+    assert is_numeric(pd.Series(values, dtype="str")) is numeric
+
+
+def test_train_then_predict(clicks: Path) -> None:
+    result = run("train", "clicks.toml", "--json", "--out", "m", "--quiet")
+    document = json.loads(result.stdout)
+    assert document["model_dir"] == "m/model"
+    assert document["history"][0]["epoch"] == 1
+    assert load_config("m/model/config.toml") == load_config("clicks.toml", ("tracking.enabled=false",))
+
+    printed = run("predict", "m/model", str(clicks)).stdout.splitlines()
+    assert printed[0] == "row,score"
+    assert len(printed) == 6001
+    assert run("predict", "m/model", str(clicks), "--out", "p.parquet").stdout.splitlines()[-1] == "p.parquet"
+    assert json.loads(run("predict", "m/model", str(clicks), "--json", "--out", "p.csv").stdout)["rows"] == 6000
+    scores = json.loads(run("predict", "m/model", str(clicks), "--json").stdout)["scores"]
+    assert scores == pd.read_csv("p.csv")["score"].tolist() == pd.read_parquet("p.parquet")["score"].tolist()
+    assert scores == [float(line.split(",")[1]) for line in printed[1:]]
+
+
+def test_prepare_and_budget_tell_without_training() -> None:
+    document = json.loads(run("prepare", "clicks.toml", "--json", "--out", "d").stdout)
+    assert document["rows"] == {"train": 4000, "val": 1000, "test": 1000}
+    rows = json.loads(run("budget", "clicks.toml", "--json", "--set", "study.budgets=[0.5, 7]").stdout)
+    assert [(row["strategy"], row["budget"], row["status"]) for row in rows] == [
+        ("full", "", "ok"),
+        ("hash", "0.5", "ok"),
+        ("hash", "7", "infeasible"),
+    ]
+    assert 0.98 * rows[1]["budget_bytes"] <= rows[1]["serve_bytes"] <= rows[1]["budget_bytes"]
+    assert rows[2]["nearest_bytes"] > 7
+    assert "nearest bytes" in run("budget", "clicks.toml").stdout
+    assert not Path("report-clicks/results.csv").exists()
+
+
+def test_the_catalogue_names_every_strategy_and_model() -> None:
+    strategies = json.loads(run("strategies", "--json").stdout)
+    assert [one["name"] for one in strategies] == ["full", "hash", "unified", "compositional"]
+    assert all(one["use"] and one["paper"] and one["smallest"] for one in strategies)
+    models = json.loads(run("models", "--json").stdout)
+    assert {one["name"]: one["paper"] for one in models} == {"dcn_v2": "2008.13535", "dlrm": "1906.00091"}
+    assert "unified" in run("strategies").stdout
+
+
+def test_a_logged_run_can_be_repeated() -> None:
+    pytest.importorskip("mlflow")
+    store = ["--set", "tracking.uri='sqlite:///runs.db'"]
+    result = run("report", "clicks.toml", "--out", "r", "--json", *store, tracking=True)
+    rows = json.loads(result.stdout)["results"]
+    assert all(row["mlflow_run_id"] for row in rows)
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri="sqlite:///runs.db")
+    experiment = client.get_experiment_by_name("recsys_embed")
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == 3
+    nested = runs[rows[1]["mlflow_run_id"]]
+    assert nested.data.metrics["test_auc"] == rows[1]["test_auc"]
+    parent = nested.data.tags["mlflow.parentRunId"]
+    assert {"report.html", "results.csv"} <= {file.path for file in client.list_artifacts(parent)}
+
+    again = run("train", "--from-run", rows[1]["mlflow_run_id"], "--out", "m", "--json", *store)
+    document = json.loads(again.stdout)
+    assert (document["run"], document["test_auc"]) == (rows[1]["run"], rows[1]["test_auc"])
+    whole = run("report", "--from-run", parent, "--out", "r", "--json", *store)
+    assert [row["reused"] for row in json.loads(whole.stdout)["results"]] == [True, True]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_training_says_how_to_go_on(number: signal.Signals, code: int) -> None:
+    long = ["--set", "training.epochs=100000", "--set", "training.patience=100000", "--set", "tracking.enabled=false"]
+    command = [sys.executable, "-m", "recsys_embed", "train", "clicks.toml", "--out", "m", *long]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(Path("m").glob("checkpoints/*/epoch-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert stdout == ""
+    assert "the same command goes on" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [("compression_report", "report-clicks/report.html"), ("offline_training", "train-clicks/model")],
+)
+def test_the_pipelines_do_what_the_commands_do(
+    name: str, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = pipeline(name, monkeypatch)
+    assert len(inspect.getsource(script).splitlines()) < 40
+    monkeypatch.setattr(sys, "argv", ["script", "clicks.toml", "--set", "tracking.enabled=false", "--quiet"])
+    with contextlib.suppress(SystemExit):
+        script.main()
+    assert capsys.readouterr().out.splitlines()[-1] == last
+    assert os.path.exists(last)
+
+
+def test_the_search_pipeline_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["script", "clicks.toml"])
+    with pytest.raises(SystemExit) as ended:
+        pipeline("dimension_search", monkeypatch).main()
+    assert ended.value.code == 2
+
+
+def pipeline(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script of the checkout."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])
+    return importlib.import_module(f"pipelines.{name}")

@@ -1,0 +1,166 @@
+"""A model folder scores raw rows elsewhere exactly as the trainer scored them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recsys_embed import export as export_module
+from recsys_embed import jobs
+from recsys_embed.config import Config, parse_config
+from recsys_embed.errors import BudgetError, CheckpointError, DataError
+from recsys_embed.export import load, predict_file
+from recsys_embed.files import write_manifest
+from recsys_embed.report.run import Trained
+
+
+def config_of(clicks: Path, *overrides: str) -> Config:
+    tree = {
+        "data": {
+            "path": str(clicks),
+            "label": "clicked",
+            "categorical": ["user", "item"],
+            "multi_valued": {"tags": "|"},
+            "numeric": ["price"],
+            "split": {"column": "part"},
+        },
+        "model": {"name": "dcn_v2", "dim": 4, "hidden": [8]},
+        "embedding": {"strategy": "unified", "budget": 0.3},
+        "training": {"batch_size": 256, "epochs": 2, "threads": 1},
+        "tracking": {"enabled": False},
+    }
+    return parse_config(tree, overrides)
+
+
+@pytest.fixture(scope="module")
+def trained(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Trained]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield jobs.train(config_of(clicks), tmp_path_factory.mktemp("train"), progress=False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def rows(clicks: Path) -> pd.DataFrame:
+    frame = pd.read_csv(clicks)
+    return frame[frame["part"] == "test"]
+
+
+def test_predictions_equal_the_trainers(trained: tuple[Path, Trained], rows: pd.DataFrame) -> None:
+    predictor = load(trained[0])
+    scores = predictor.predict(rows)
+    assert scores.index.equals(rows.index)
+    np.testing.assert_allclose(scores, trained[1].scores, atol=1e-6)
+    # Other orders of rows and columns, extra columns, no label.
+    shuffled = rows.sample(frac=1, random_state=0)[["tags", "price", "user", "item"]].assign(noise="x")
+    np.testing.assert_allclose(predictor.predict(shuffled).loc[rows.index], scores, atol=1e-6)
+    assert predictor.predict(rows.head(0)).empty
+
+
+def test_unseen_values_are_one_unseen_id(trained: tuple[Path, Trained], rows: pd.DataFrame) -> None:
+    predictor = load(trained[0])
+    one = rows.head(3)
+    new = predictor.predict(one.assign(user="never seen"))
+    assert np.isfinite(new).all()
+    np.testing.assert_allclose(predictor.predict(one.assign(user="another")), new)
+    np.testing.assert_allclose(predictor.predict(one.assign(user=None)), new)
+    with pytest.raises(DataError, match="item"):
+        predictor.predict(rows.drop(columns="item"))
+
+
+def test_the_folder_works_elsewhere_without_the_optional_libraries(
+    trained: tuple[Path, Trained], rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere" / "model"
+    shutil.copytree(trained[0], moved)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    code = (
+        "import sys\n"
+        "for name in ('mlflow', 'fbgemm_gpu', 'torchrec', 'optuna'): sys.modules[name] = None\n"
+        "import pandas as pd\n"
+        "from recsys_embed.export import load\n"
+        "rows = pd.read_parquet('rows.parquet')\n"
+        "load('elsewhere/model').predict(rows).to_frame().to_parquet('scores.parquet')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    scores = pd.read_parquet(tmp_path / "scores.parquet")["score"]
+    np.testing.assert_allclose(scores, trained[1].scores, atol=1e-6)
+
+
+def test_a_fused_model_is_loaded_without_fbgemm(
+    trained: tuple[Path, Trained], rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained[0], folder)
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace('backend = "auto"', 'backend = "fused"'))
+    write_manifest(folder)
+    monkeypatch.setattr(export_module.importlib.util, "find_spec", lambda name: None)
+    predictor = load(folder)
+    assert predictor.config.embedding.backend == "reference"
+    np.testing.assert_allclose(predictor.predict(rows), trained[1].scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.toml", "encoder/encoder.json"])
+def test_a_damaged_folder_is_refused_by_file(trained: tuple[Path, Trained], tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained[0], folder)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    assert caught.value.file == str(folder / name)
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        load(folder)
+
+
+def test_nothing_in_the_folder_is_a_pickle(trained: tuple[Path, Trained]) -> None:
+    suffixes = {file.suffix for file in trained[0].rglob("*") if file.is_file()}
+    assert suffixes == {".json", ".toml", ".safetensors", ".parquet"}
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.parquet"])
+def test_files_are_scored_in_order_as_a_stream(
+    trained: tuple[Path, Trained], rows: pd.DataFrame, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "CHUNK_ROWS", 300)
+    rows.drop(columns=["clicked", "part"]).to_csv(tmp_path / "rows.csv", index=False)
+    out = tmp_path / "new" / name
+    assert predict_file(load(trained[0]), tmp_path / "rows.csv", out) == 1000
+    scores = pd.read_csv(out) if name.endswith("csv") else pd.read_parquet(out)
+    assert scores["row"].tolist() == list(range(1000))
+    np.testing.assert_allclose(scores["score"], trained[1].scores, atol=1e-6)
+    # A failure leaves what was there, and no half of a file.
+    rows.assign(price="dear").to_csv(tmp_path / "bad.csv", index=False)
+    before = out.read_bytes()
+    with pytest.raises(DataError, match="price"):
+        predict_file(load(trained[0]), tmp_path / "bad.csv", out)
+    assert out.read_bytes() == before
+    assert [file.name for file in out.parent.iterdir()] == [name]
+
+
+def test_training_again_takes_up_the_checkpoints(clicks: Path, tmp_path: Path) -> None:
+    whole = jobs.train(config_of(clicks), tmp_path / "whole", progress=False)[1]
+    again = jobs.train(config_of(clicks), tmp_path / "whole", progress=False)[1]
+    assert again.result.history == whole.result.history
+    np.testing.assert_array_equal(again.scores, whole.scores)
+    # Another config in the same folder is another run.
+    other = jobs.train(config_of(clicks, "training.seed=1", "training.epochs=1"), tmp_path / "whole", progress=False)[1]
+    assert other.result.epochs == 1
+
+
+def test_an_infeasible_budget_names_the_nearest_and_trains_nothing(clicks: Path, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError) as caught:
+        jobs.train(config_of(clicks, "embedding.budget=7"), tmp_path, progress=False)
+    nearest = caught.value.nearest_bytes
+    jobs.train(config_of(clicks, f"embedding.budget={nearest}", "training.epochs=1"), tmp_path, progress=False)

@@ -46,7 +46,7 @@ _FONT = 7.5
 _WIDTH = 7.6  # inches; the page shows them wider
 _LINE = 9.5  # points between two labels
 _TEXT = 4.4  # points a letter takes
-_PANELS = 4
+_PANELS = 3
 
 
 def format_bytes(size: float) -> str:
@@ -92,10 +92,7 @@ def pareto(section: Section, key: str) -> str:
         _log_limits(ax, sizes, box[2], pad, 16)
         low, high, bayes = _auc_limits(shown, section.bayes)
         ax.set_ylim(low, high)
-        for budget in section.budgets:
-            if budget.bytes:
-                ax.axvline(budget.bytes, color=_GRID, lw=0.8, zorder=0)
-                _text(ax, budget.bytes, 1.0, f"budget {budget.text}", (0, 4), colour=_MUTED, frame="top", ha="center")
+        _budget_rules(ax, [(float(budget.bytes), budget.text) for budget in section.budgets if budget.bytes])
         _byte_ticks(ax, box[2])
 
         rules = []
@@ -137,6 +134,16 @@ def pareto(section: Section, key: str) -> str:
         ax.set_xlabel("serving bytes (logarithmic)")
         described = "; ".join(f"{cell.method} {format_bytes(cell.bytes)} {cell.auc:.4f}" for cell in shown)
         return _svg(fig, key, "Test AUC against serving bytes", described)
+
+
+def _budget_rules(ax: Axes, budgets: Sequence[tuple[float, str]]) -> None:
+    """A faint line at each budget, named above the axes."""
+    names = [f"budget {text}" for _, text in budgets]
+    at = [float(ax.transData.transform((size, 1))[0]) for size, _ in budgets]
+    places = spread(at, 6 + _TEXT * max((len(name) for name in names), default=0), 0, _WIDTH * 72)
+    for (size, _), name, here, there in zip(budgets, names, at, places, strict=True):
+        ax.axvline(size, color=_GRID, lw=0.8, zorder=0)
+        _text(ax, size, 1.0, name, (there - here, 4), colour=_MUTED, frame="top", ha="center")
 
 
 def _auc_limits(shown: Sequence[Cell], bayes: float) -> tuple[float, float, bool]:
@@ -208,8 +215,8 @@ def _line_labels(
             x, y, name, colour = mark
             spot = _freest(place(x, y), _TEXT * len(name), np.array(taken), bottom + 6, top + 4)
             _text(ax, x, y, name, spot[:2], colour=colour, ha=spot[2], halo=True)
-            middle = _TEXT * len(name) * (0.5 if spot[2] == "left" else -0.5)
-            taken += [place(x, y) + (spot[0] + middle * part, spot[1]) for part in np.linspace(0, 2, 12)]
+            reach = _TEXT * len(name) * (1 if spot[2] == "left" else -1)
+            taken += [place(x, y) + np.array([spot[0] + reach * part, spot[1]]) for part in np.linspace(0, 1, 12)]
 
 
 _SPOTS: tuple[tuple[int, int, Literal["left", "right"]], ...] = (
@@ -276,7 +283,7 @@ def absent(section: Section) -> list[str]:
 
 
 def buckets(section: Section, key: str) -> str:
-    """AUC by how often a row's ids were trained, against full where there is full; a panel per budget."""
+    """AUC by how often a row's ids were trained, against full where there is full; a panel for up to three budgets."""
     reference = section.full
     panels = [b for b in section.budgets if any(_known_buckets(cell) for cell in section.at(b))]
     if len(panels) > _PANELS:
@@ -299,14 +306,14 @@ def buckets(section: Section, key: str) -> str:
     left, gap = 46.0, 10.0
     width = (_WIDTH * 72 - left - label - gap * (len(panels) - 1)) / len(panels)
     lasting = {method: max(n for n, b in enumerate(panels) if (b.text, method) in rows) for _, method in rows}
-    above = [sum(last == number for last in lasting.values()) for number in range(len(panels) - 1)]
-    lines = max(above, default=0)
+    early = [method for method in methods if lasting.get(method, len(panels) - 1) < len(panels) - 1]
+    lines = len(early)
     with _figure(2.8 + 10 * lines / 72) as fig:
         for number, budget in enumerate(panels):
             ax = _axes(fig, (left + number * (width + gap), 24.0, width, 160.0))
             ax.set_xlim(-0.5, 3.5)
             ax.set_ylim(low - 0.08 * room, high + 0.08 * room)
-            ax.set_xticks(range(4), list(BUCKETS))
+            ax.set_xticks(range(4), list(BUCKETS), fontsize=min(_FONT, width / 16))
             ax.tick_params(axis="x", length=0)
             if number:
                 ax.tick_params(axis="y", labelleft=False, length=0)
@@ -323,8 +330,8 @@ def buckets(section: Section, key: str) -> str:
             if number == len(panels) - 1:
                 _right_labels(ax, ends, 3.5)
                 continue
-            for row, (_, _, name, colour) in enumerate(ends):  # no later panel has it: named above this one
-                marker = _MARKERS[_marker(_strategy(section, name))]
+            for _, _, name, colour in ends:  # no later panel has it: named above this one
+                marker, row = _MARKERS[_marker(_strategy(section, name))], early.index(name)
                 _text(ax, 0.5, 1.0, f"{marker} {name}", (0, 4 + 10 * row), colour=colour, frame="both", ha="center")
         fig.axes[0].set_ylabel("AUC, difference to full" if reference is not None else "test AUC")
         fig.axes[0].yaxis.set_major_formatter(_signed if reference is not None else _plain)

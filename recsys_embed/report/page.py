@@ -127,10 +127,11 @@ def _budget_note(section: Section) -> str:
     seeds = "± one standard deviation over seeds. " if section.seeds > 1 else ""
     marks = (
         f"In brackets: {tables.PERCENT} intervals of the difference. ≈ best: not distinguishable from the best at that "
-        "budget. Rank: all that the intervals leave open. "
+        "budget. "
         if section.draws
         else ""
     )
+    marks += "Rank: all that the intervals leave open. " if section.draws and section.seeds > 1 else ""
     return (
         f"{seeds}{marks}NE: logloss divided by that of the mean label. Calibration: mean score divided by mean label."
     )
@@ -140,4 +141,4 @@ def _bucket_caption(section: Section) -> str:
     if section.full is None:
         return "Mean test AUC over seeds, with bars of one standard deviation."
     bars = f", with {tables.PERCENT} intervals" if section.draws else ""
-    return f"Difference of mean test AUC to full{bars}. From left to right the ids get rarer."
+    return f"Difference of mean test AUC to full{bars}; all budgets are in the table. Ids get rarer from left to right."

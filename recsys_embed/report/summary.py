@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -331,18 +332,20 @@ def _predictions(folder: Path, cells: Sequence[Cell]) -> dict[str, dict[str, np.
 def _budgets(runs: pd.DataFrame) -> tuple[Budget, ...]:
     """From large to small."""
     full = runs["full_bytes"].dropna()
+    whole = int(full.max()) if len(full) else None
     out = []
     for text, mine in runs[runs["strategy"] != FULL].groupby("budget_requested", sort=True):
-        known, kept = mine["budget_bytes"].dropna(), mine["kept_fraction"].dropna()
-        size = int(known.max()) if len(known) else None
-        if size is None and len(full):
-            try:
-                size = ByteBudget.parse(str(text)).resolve(full_bytes=int(full.max()))
-            except ConfigError:
-                size = None
-        share = float(kept.iloc[0]) if len(kept) else (size / int(full.max()) if size and len(full) else None)
-        out.append(Budget(str(text), size, share))
-    return tuple(sorted(out, key=lambda budget: (-(budget.bytes or 0), budget.text)))
+        known = mine["budget_bytes"].dropna()
+        size, kept = (int(known.max()) if len(known) else None), None
+        with suppress(ConfigError):
+            asked = ByteBudget.parse(str(text))
+            kept = asked.kept
+            if size is None:
+                size = asked.bytes if whole is None else asked.resolve(full_bytes=whole)
+        if kept is None and size is not None and whole is not None:
+            kept = size / whole
+        out.append(Budget(str(text), size, kept))
+    return tuple(sorted(out, key=lambda budget: (-(budget.bytes or 0), -(budget.kept or 0.0), budget.text)))
 
 
 def _catalogue(strategy: Any) -> tuple[int, str]:

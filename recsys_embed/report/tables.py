@@ -117,7 +117,7 @@ def advise(section: Section, budget: Budget | None) -> Advice:
     cost = f" with a mean test AUC of {number(best.auc)} over {plural(best.seeds, 'seed')}"
     if full is not None:
         gap = section.difference(best, full)
-        cost += f", {_against_full(gap)}"
+        cost += f", {_against_full(gap, section.seeds)}"
         cost += (
             f", in {format_bytes(best.bytes)}, {percent(best.bytes / full.bytes)} of full’s {format_bytes(full.bytes)}"
         )
@@ -126,14 +126,15 @@ def advise(section: Section, budget: Budget | None) -> Advice:
     return Advice(f"At a budget of {place} use ", best.method, f"{cost}{_likewise(section, budget)}.")
 
 
-def _against_full(gap: Interval) -> str:
+def _against_full(gap: Interval, seeds: int) -> str:
     if np.isnan(gap.estimate):
         return "a difference to full that is undefined"
     side = "above" if gap.estimate > 0 else "below"
     size = f"{number(abs(gap.estimate))} {side} full"
     if not gap.defined:
         return size
-    known = "not distinguishable from it" if gap.contains_zero else "a real difference"
+    apart = "a real difference" if seeds > 1 else "more than the choice of test rows explains"
+    known = "not distinguishable from it" if gap.contains_zero else apart
     return f"{size} ({PERCENT} interval of the difference {signed(gap.low)} to {signed(gap.high)}, {known})"
 
 
@@ -151,10 +152,10 @@ def _likewise(section: Section, budget: Budget) -> str:
         elif alike:
             verb = "is" if len(alike) == 1 else "are"
             out = f"; {listing(cell.method for cell in alike)} {verb} not distinguishable from {best.method}"
-        else:
+        elif section.seeds > 1:
             out = "; it is better than every other strategy there"
     if section.seeds == 1:
-        out += " — from one seed, which cannot rank strategies: the intervals cover the test rows alone"
+        out += "; but one seed cannot rank strategies"
     return out
 
 
@@ -168,8 +169,8 @@ def notices(section: Section) -> list[str]:
         )
     if section.seeds == 1:
         out.append(
-            "One seed: there is no spread over seeds. Three seeds or more are needed to rank strategies, since the "
-            "same strategy trained again moves by as much as many of these differences."
+            "One seed: the intervals cover the test rows alone, not how far the same strategy moves when it is trained "
+            "again. Three seeds or more are needed to rank strategies."
         )
     elif section.seeds == 2:
         out.append("Two seeds: the spread over seeds is barely known and the intervals are wide. Three are better.")
@@ -185,7 +186,8 @@ def notices(section: Section) -> list[str]:
 
 def budget_table(section: Section, budget: Budget) -> Table:
     """What each method reaches at a budget, best first, and full beside it."""
-    best, alike, ranks = section.best(budget), section.like_best(budget), section.ranks(budget)
+    best, alike = section.best(budget), section.like_best(budget)
+    ranks = section.ranks(budget) if section.seeds > 1 else {}
     full = section.full
     cells = sorted(section.at(budget), key=lambda cell: (-np.nan_to_num(cell.auc, nan=-1.0), cell.method))
     told = any(cell.options for cell in cells)
@@ -205,7 +207,7 @@ def budget_table(section: Section, budget: Budget) -> Table:
         if len(lost):
             what = ", ".join(sorted(set(lost["status"])))
             tags.append(what if not cell.seeds else f"{cell.seeds} of {plural(len(cell.runs), 'seed')}, rest {what}")
-        row = [Text(cell.method if cell is not full else "full", tags=tuple(tags))]
+        row = [Text(cell.strategy if told else cell.method, tags=tuple(tags))]
         row += [Text(cell.options)] if told else []
         if cell.seeds:
             share = cell.bytes / budget.bytes if budget.bytes else float("nan")
@@ -236,7 +238,7 @@ def bucket_table(section: Section) -> Table | None:
     full = section.full
     rows, kinds = [], []
     for cell in _in_order(section):
-        row = [Text("full" if cell is full else cell.method), Text(cell.budget or "–")]
+        row = [Text(cell.method), Text(cell.budget or "–")]
         for name in BUCKETS:
             column = f"auc_{name}"
             value = number(cell.mean(column))
@@ -297,7 +299,7 @@ def speed_table(section: Section) -> Table | None:
         speed, late = cell.mean("train_samples_per_second"), cell.mean("predict_microseconds_per_row")
         rows.append(
             (
-                Text("full" if cell is section.full else cell.method),
+                Text(cell.method),
                 Text(cell.budget or "–"),
                 Text("–" if np.isnan(speed) else f"{speed:,.0f}"),
                 Text("–" if np.isnan(late) else f"{late:.2f}"),
@@ -395,7 +397,7 @@ def _intervals(section: Section) -> str:
     return (
         f"{PERCENT} intervals of paired differences, from {section.resamples:,} bootstrap resamples of the test rows, "
         f"the same for all runs; {seeds}. “≈ best”: the interval of the difference to the best contains 0. A rank "
-        "is given as all the ranks that these intervals leave open."
+        "is given as all the ranks that these intervals leave open, and only with two seeds or more."
     )
 
 

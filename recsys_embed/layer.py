@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -16,37 +15,17 @@ from torch import Tensor, nn
 
 from recsys_embed.budget import ByteBudget, Plan, plan
 from recsys_embed.config import EmbeddingConfig, StrategyNode
-from recsys_embed.embeddings.base import Lookup, Strategy
+from recsys_embed.embeddings.base import Lookup
 from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.features import Feature, Ids, resolve
 from recsys_embed.ids import as_ids
+from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of
 from recsys_embed.ledger import ledger
-from recsys_embed.tables.base import Group, Request, Tables, UpdateRule, offsets_of
+from recsys_embed.tables.base import Request, Tables, UpdateRule
 from recsys_embed.tables.optimizer import Read, TablesOptimizer
 from recsys_embed.tables.reference import ReferenceTables
 
 RULES = ("sgd", "adagrad", "rowwise_adagrad")
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One strategy's place in the layer."""
-
-    strategy: Strategy
-    features: tuple[int, ...]  # positions in layer order
-    jagged: bool  # some feature is multi-valued
-    pooled: bool  # bags are summed in the read
-    reads: tuple[_ReadPlace, ...]
-
-
-@dataclass(frozen=True)
-class _ReadPlace:
-    """Where the lanes of a strategy's read lie in its group."""
-
-    name: str
-    group: int
-    lanes: slice
-    slots: int
 
 
 class EmbeddingLayer(nn.Module):
@@ -103,7 +82,7 @@ class EmbeddingLayer(nn.Module):
         patterns = parse_strategy(strategy)
         self.plan: Plan = plan(self.features, dim, patterns, budget, exact=exact, hash_seed=hash_seed)
         self.strategies = nn.ModuleList(self.plan.strategies)
-        self._parts, groups = self._lay_out()
+        self._parts, groups = lay_out(self.strategies, self.features, decay=bool(decay))
         specs = [spec for part in self._parts for spec in part.strategy.tables()]
         names = [spec.name for spec in specs]
         for name in names:
@@ -114,7 +93,7 @@ class EmbeddingLayer(nn.Module):
         self.register_buffer("_sizes", sizes, persistent=False)
         self._optimizer: list[TablesOptimizer] = []  # in a list: no part of the module tree
         self._penalties: list[Tensor] = []
-        self._lookups: dict[int, list[tuple[_Part, Lookup]]] = {}
+        self._lookups: dict[int, list[tuple[Part, Lookup]]] = {}
         self._steps = 0
 
     # --- the forward pass ------------------------------------------------------------------------------------
@@ -135,21 +114,19 @@ class EmbeddingLayer(nn.Module):
         asked: list[list[Request]] = [[] for _ in self.tables.groups]
         for part, lookup in zip(self._parts, lookups, strict=True):
             for place in part.reads:
-                asked[place.group].append(_request(part, lookup, lookup.rows[place.name]))
+                asked[place.group].append(request_of(part, lookup, lookup.rows[place.name]))
         read = [self._read(group, requests) for group, requests in enumerate(asked)]
         if self._observers and torch.is_grad_enabled():
-            for rows in read:
-                self._lookups[id(rows)] = list(zip(self._parts, lookups, strict=True))
+            for leaf in read:
+                self._lookups[id(leaf)] = list(zip(self._parts, lookups, strict=True))
         vectors = []
         for part, lookup in zip(self._parts, lookups, strict=True):
-            rows_of = {
-                place.name: _rows(part, lookup, read[place.group][:, place.lanes], place) for place in part.reads
-            }
-            vectors.append(_pool(part, lookup, part.strategy.combine(rows_of, lookup)))
-            self._note_penalty(part, lookup, rows_of, batch.batch)
+            rows = {place.name: rows_of(part, lookup, read[place.group][:, place.lanes], place) for place in part.reads}
+            vectors.append(pool(part, lookup, part.strategy.combine(rows, lookup)))
+            self._note_penalty(part, lookup, rows, batch.batch)
         return self._in_order(vectors)
 
-    def _select(self, part: _Part, batch: Ids) -> Ids:
+    def _select(self, part: Part, batch: Ids) -> Ids:
         ids = batch.select(part.features)
         if part.jagged:
             return ids.jagged()
@@ -165,12 +142,12 @@ class EmbeddingLayer(nn.Module):
 
     def _read(self, group: int, requests: list[Request]) -> Tensor:
         """Rows ``[B, L, W]`` of a group: connected to parameters, or a leaf where a tables optimizer trains them."""
-        request = requests[0] if len(requests) == 1 else _join(requests)
+        request = requests[0] if len(requests) == 1 else join(requests)
         if self._optimizer and torch.is_grad_enabled():
             return self._optimizer[0].read(group, request)
         return self.tables.read(group, request)
 
-    def _note_penalty(self, part: _Part, lookup: Lookup, rows: Mapping[str, Tensor], batch: int) -> None:
+    def _note_penalty(self, part: Part, lookup: Lookup, rows: Mapping[str, Tensor], batch: int) -> None:
         if not torch.is_grad_enabled():
             return
         own = part.strategy.penalty(rows, lookup)
@@ -299,7 +276,7 @@ class EmbeddingLayer(nn.Module):
         for read in reads:
             for part, lookup in self._lookups.get(id(read.leaf), []):
                 gradients = {
-                    place.name: _rows(part, lookup, read.gradient[:, place.lanes], place)
+                    place.name: rows_of(part, lookup, read.gradient[:, place.lanes], place)
                     for place in part.reads
                     if place.group == read.group
                 }
@@ -363,43 +340,12 @@ class EmbeddingLayer(nn.Module):
         twin.features, twin.dim, twin.plan = self.features, self.dim, self.plan
         twin.on_unknown, twin.decay, twin.seed, twin.backend = self.on_unknown, self.decay, self.seed, self.backend
         twin.strategies = copy.deepcopy(self.strategies, memo)
-        twin._parts, groups = twin._lay_out()
+        twin._parts, groups = lay_out(twin.strategies, twin.features, decay=bool(twin.decay))
         twin.register_buffer("_sizes", self._sizes.clone(), persistent=False)
         twin.tables = ReferenceTables(list(self.tables.specs.values()), groups, self.seed).to(self._sizes.device)
         twin._optimizer, twin._penalties, twin._lookups, twin._steps = [], [], {}, self._steps
         twin.load_state_dict(self.state_dict())
         return twin.train(self.training)
-
-    def _lay_out(self) -> tuple[list[_Part], list[Group]]:
-        """Give every read its lanes in a group: one group for each width, and whether bags are pooled in the read."""
-        positions = {feature.name: place for place, feature in enumerate(self.features)}
-        lanes: dict[tuple[int, bool], list[str]] = {}
-        keys: list[tuple[int, bool]] = []
-        parts = []
-        for strategy in self.strategies:
-            assert isinstance(strategy, Strategy)
-            jagged = any(feature.multi_valued for feature in strategy.features)
-            penalised = bool(self.decay) or type(strategy).penalty is not Strategy.penalty
-            pooled = not jagged or (strategy.linear and not penalised and not strategy.observes)
-            widths = {spec.name: spec.width for spec in strategy.tables()}
-            places = []
-            for name, homes in strategy.reads().items():
-                slots = len(homes[0])
-                order = (
-                    [homes[f][s] for s in range(slots) for f in range(len(homes))]
-                    if jagged
-                    else [home for row in homes for home in row]
-                )
-                key = (widths[order[0]], pooled)
-                if key not in lanes:
-                    lanes[key] = []
-                    keys.append(key)
-                start = len(lanes[key])
-                lanes[key].extend(order)
-                places.append(_ReadPlace(name, keys.index(key), slice(start, start + len(order)), slots))
-            features = tuple(positions[feature.name] for feature in strategy.features)
-            parts.append(_Part(strategy, features, jagged, pooled, tuple(places)))
-        return parts, [Group(tuple(lanes[key]), key[0]) for key in keys]
 
 
 def parse_strategy(strategy: str | StrategyNode | Mapping[str, Any]) -> dict[str, StrategyNode]:
@@ -417,81 +363,3 @@ def parse_strategy(strategy: str | StrategyNode | Mapping[str, Any]) -> dict[str
         return dict(EmbeddingConfig.model_validate({"strategy": value}).strategy)
     except ValidationError as error:
         raise explain(error, "strategy", EmbeddingConfig) from None
-
-
-def _request(part: _Part, lookup: Lookup, rows: Tensor) -> Request:
-    """The bags that a strategy's read asks for, in the order of its lanes."""
-    ids = lookup.ids
-    if not part.jagged:
-        return Request(rows.flatten(0, 1), ids.batch)
-    slots, count = rows.shape
-    assert ids.offsets is not None
-    if part.pooled:
-        offsets, batch, weights = ids.offsets, ids.batch, _weights(part, ids)
-    else:
-        # Every occurrence is a bag of its own; features with fewer occurrences end in empty bags.
-        counts = torch.tensor(ids.bounds(), device=rows.device).diff()
-        batch = int(counts.max()) if counts.numel() else 0
-        offsets, weights = offsets_of(torch.arange(batch, device=rows.device) < counts.unsqueeze(1)), None
-    shifts = torch.arange(slots, device=rows.device).unsqueeze(1) * count
-    ends = torch.full((1,), slots * count, dtype=offsets.dtype, device=rows.device)
-    offsets = torch.cat([(offsets[:-1] + shifts).view(-1), ends])
-    return Request(rows.reshape(-1), batch, offsets, None if weights is None else weights.repeat(slots))
-
-
-def _rows(part: _Part, lookup: Lookup, read: Tensor, place: _ReadPlace) -> Tensor:
-    """Rows ``[B, F, S, W]``, or ``[N, S, W]`` per occurrence, from a strategy's lanes ``[B, F*S, W]``."""
-    features = len(part.features)
-    if not part.jagged:
-        return read.view(read.shape[0], features, place.slots, read.shape[2])
-    lanes = read.view(read.shape[0], place.slots, features, read.shape[2])
-    if part.pooled:
-        return lanes.transpose(1, 2)
-    bounds = torch.tensor(lookup.ids.bounds(), device=read.device)
-    feature = torch.arange(features, device=read.device).repeat_interleave(bounds.diff())
-    position = torch.arange(feature.numel(), device=read.device) - bounds[feature]
-    return lanes[position, :, feature]
-
-
-def _pool(part: _Part, lookup: Lookup, vectors: Tensor) -> Tensor:
-    """Vectors ``[B, F, D]``: bags that were not pooled in the read are summed here."""
-    if part.pooled:
-        return vectors
-    ids = lookup.ids
-    assert ids.offsets is not None
-    weights = _weights(part, ids)
-    if weights is not None:
-        vectors = vectors * weights.unsqueeze(1)
-    bags = torch.arange(ids.features * ids.batch, device=vectors.device).repeat_interleave(ids.offsets.diff())
-    pooled = vectors.new_zeros(ids.features * ids.batch, vectors.shape[1]).index_add(0, bags, vectors)
-    return pooled.view(ids.features, ids.batch, -1).transpose(0, 1)
-
-
-def _weights(part: _Part, ids: Ids) -> Tensor | None:
-    """Weights of the occurrences: the caller's, and 1/length where a feature pools by mean."""
-    assert ids.offsets is not None
-    mean = [feature.pooling == "mean" and feature.multi_valued for feature in part.strategy.features]
-    if not any(mean):
-        return None if ids.weights is None else ids.weights.to(torch.float32)
-    lengths = ids.offsets.diff().view(ids.features, ids.batch)
-    divisors = torch.where(torch.tensor(mean, device=lengths.device).unsqueeze(1), lengths, 1).reshape(-1)
-    weights = 1.0 / divisors.repeat_interleave(lengths.reshape(-1)).to(torch.float32)
-    return weights if ids.weights is None else weights * ids.weights
-
-
-def _join(requests: Sequence[Request]) -> Request:
-    """The lanes of several strategies side by side in one request."""
-    batch = requests[0].batch
-    if all(request.offsets is None for request in requests):
-        return Request(torch.cat([request.rows for request in requests]), batch)
-    # Strategies read per occurrence may ask for different numbers of bags: the shorter end in empty ones.
-    batch = max(request.batch for request in requests)
-    rows, lengths, weights = [], [], []
-    for request in requests:
-        flat, offsets = request.jagged()
-        each = offsets.diff().view(-1, request.batch) if request.batch else offsets.new_zeros(0, 0)
-        rows.append(flat)
-        lengths.append(torch.nn.functional.pad(each, (0, batch - request.batch)))
-        weights.append(torch.ones(flat.numel(), device=flat.device) if request.weights is None else request.weights)
-    weighted = any(request.weights is not None for request in requests)
-    return Request(torch.cat(rows), batch, offsets_of(torch.cat(lengths)), torch.cat(weights) if weighted else None)

@@ -17,6 +17,7 @@ TRAINING_CODE = (
     "features.py",
     "hashing.py",
     "ids.py",
+    "lanes.py",
     "layer.py",
     "ledger.py",
     "recommender.py",

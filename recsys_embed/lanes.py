@@ -1,0 +1,153 @@
+"""Between strategies and tables: which lanes a strategy's read takes, its bags as a request, and its rows back.
+
+Shapes: F features of a strategy, B samples, N id occurrences, S slots, W width, L lanes of a group.
+
+Lanes of a strategy lie next to each other in their group: feature by feature where it is single-valued (so that the
+rows ``[B, F*S, W]`` are ``[B, F, S, W]`` without a copy), slot by slot where some feature is multi-valued (so that
+one slot's bags are the batch's bags).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recsys_embed.embeddings.base import Lookup, Strategy
+from recsys_embed.features import Feature, Ids
+from recsys_embed.tables.base import Group, Request, offsets_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """One strategy's place in the layer."""
+
+    strategy: Strategy
+    features: tuple[int, ...]  # positions in layer order
+    jagged: bool  # some feature is multi-valued
+    pooled: bool  # bags are summed in the read
+    reads: tuple[ReadPlace, ...]
+
+
+@dataclass(frozen=True)
+class ReadPlace:
+    """Where the lanes of a strategy's read lie in its group."""
+
+    name: str
+    group: int
+    lanes: slice
+    slots: int
+
+
+def lay_out(
+    strategies: Iterable[nn.Module], features: Sequence[Feature], *, decay: bool
+) -> tuple[list[Part], list[Group]]:
+    """Give every read its lanes in a group: one group for each width, and whether bags are pooled in the read."""
+    positions = {feature.name: place for place, feature in enumerate(features)}
+    lanes: dict[tuple[int, bool], list[str]] = {}
+    keys: list[tuple[int, bool]] = []
+    parts = []
+    for strategy in strategies:
+        assert isinstance(strategy, Strategy)
+        jagged = any(feature.multi_valued for feature in strategy.features)
+        penalised = decay or type(strategy).penalty is not Strategy.penalty
+        pooled = not jagged or (strategy.linear and not penalised and not strategy.observes)
+        widths = {spec.name: spec.width for spec in strategy.tables()}
+        places = []
+        for name, homes in strategy.reads().items():
+            slots = len(homes[0])
+            order = (
+                [homes[f][s] for s in range(slots) for f in range(len(homes))]
+                if jagged
+                else [home for row in homes for home in row]
+            )
+            key = (widths[order[0]], pooled)
+            if key not in lanes:
+                lanes[key] = []
+                keys.append(key)
+            start = len(lanes[key])
+            lanes[key].extend(order)
+            places.append(ReadPlace(name, keys.index(key), slice(start, start + len(order)), slots))
+        places_of = tuple(positions[feature.name] for feature in strategy.features)
+        parts.append(Part(strategy, places_of, jagged, pooled, tuple(places)))
+    return parts, [Group(tuple(lanes[key]), key[0]) for key in keys]
+
+
+def request_of(part: Part, lookup: Lookup, rows: Tensor) -> Request:
+    """The bags that a strategy's read asks for, in the order of its lanes."""
+    ids = lookup.ids
+    if not part.jagged:
+        return Request(rows.flatten(0, 1), ids.batch)
+    slots, count = rows.shape
+    assert ids.offsets is not None
+    if part.pooled:
+        offsets, batch, weights = ids.offsets, ids.batch, _weights(part, ids)
+    else:
+        # Every occurrence is a bag of its own; features with fewer occurrences end in empty bags.
+        counts = torch.tensor(ids.bounds(), device=rows.device).diff()
+        batch = int(counts.max()) if counts.numel() else 0
+        offsets, weights = offsets_of(torch.arange(batch, device=rows.device) < counts.unsqueeze(1)), None
+    shifts = torch.arange(slots, device=rows.device).unsqueeze(1) * count
+    ends = torch.full((1,), slots * count, dtype=offsets.dtype, device=rows.device)
+    offsets = torch.cat([(offsets[:-1] + shifts).view(-1), ends])
+    return Request(rows.reshape(-1), batch, offsets, None if weights is None else weights.repeat(slots))
+
+
+def rows_of(part: Part, lookup: Lookup, read: Tensor, place: ReadPlace) -> Tensor:
+    """Rows ``[B, F, S, W]``, or ``[N, S, W]`` per occurrence, from a strategy's lanes ``[B, F*S, W]``."""
+    features = len(part.features)
+    if not part.jagged:
+        return read.view(read.shape[0], features, place.slots, read.shape[2])
+    lanes = read.view(read.shape[0], place.slots, features, read.shape[2])
+    if part.pooled:
+        return lanes.transpose(1, 2)
+    bounds = torch.tensor(lookup.ids.bounds(), device=read.device)
+    feature = torch.arange(features, device=read.device).repeat_interleave(bounds.diff())
+    position = torch.arange(feature.numel(), device=read.device) - bounds[feature]
+    return lanes[position, :, feature]
+
+
+def pool(part: Part, lookup: Lookup, vectors: Tensor) -> Tensor:
+    """Vectors ``[B, F, D]``: bags that were not pooled in the read are summed here."""
+    if part.pooled:
+        return vectors
+    ids = lookup.ids
+    assert ids.offsets is not None
+    weights = _weights(part, ids)
+    if weights is not None:
+        vectors = vectors * weights.unsqueeze(1)
+    bags = torch.arange(ids.features * ids.batch, device=vectors.device).repeat_interleave(ids.offsets.diff())
+    pooled = vectors.new_zeros(ids.features * ids.batch, vectors.shape[1]).index_add(0, bags, vectors)
+    return pooled.view(ids.features, ids.batch, -1).transpose(0, 1)
+
+
+def _weights(part: Part, ids: Ids) -> Tensor | None:
+    """Weights of the occurrences: the caller's, and 1/length where a feature pools by mean."""
+    assert ids.offsets is not None
+    mean = [feature.pooling == "mean" and feature.multi_valued for feature in part.strategy.features]
+    if not any(mean):
+        return None if ids.weights is None else ids.weights.to(torch.float32)
+    lengths = ids.offsets.diff().view(ids.features, ids.batch)
+    divisors = torch.where(torch.tensor(mean, device=lengths.device).unsqueeze(1), lengths, 1).reshape(-1)
+    weights = 1.0 / divisors.repeat_interleave(lengths.reshape(-1)).to(torch.float32)
+    return weights if ids.weights is None else weights * ids.weights
+
+
+def join(requests: Sequence[Request]) -> Request:
+    """The lanes of several strategies side by side in one request."""
+    batch = requests[0].batch
+    if all(request.offsets is None for request in requests):
+        return Request(torch.cat([request.rows for request in requests]), batch)
+    # Strategies read per occurrence may ask for different numbers of bags: the shorter end in empty ones.
+    batch = max(request.batch for request in requests)
+    rows, lengths, weights = [], [], []
+    for request in requests:
+        flat, offsets = request.jagged()
+        each = offsets.diff().view(-1, request.batch) if request.batch else offsets.new_zeros(0, 0)
+        rows.append(flat)
+        lengths.append(torch.nn.functional.pad(each, (0, batch - request.batch)))
+        weights.append(torch.ones(flat.numel(), device=flat.device) if request.weights is None else request.weights)
+    weighted = any(request.weights is not None for request in requests)
+    return Request(torch.cat(rows), batch, offsets_of(torch.cat(lengths)), torch.cat(weights) if weighted else None)

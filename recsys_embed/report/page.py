@@ -69,11 +69,11 @@ def render(sections: list[Section], *, budget: str | None = None) -> tuple[str, 
 def escape_markdown(text: str) -> str:
     """Text that stays text in a Markdown table: no markup, no HTML, no line or column of its own.
 
-    >>> escape_markdown("a|b <i> *c*")
-    'a\\\\|b &lt;i> \\\\*c\\\\*'
+    >>> print(escape_markdown("a|b <i> *c* [-1, 1] [x](y)"))
+    a\\|b &lt;i> \\*c\\* [-1, 1] [x\\](y)
     """
-    line = " ".join(str(text).split())
-    return re.sub(r"([\\`*_|\[\]])", r"\\\1", line).replace("&", "&amp;").replace("<", "&lt;")
+    line = re.sub(r"([\\`*_|]|\](?=[(\[:]))", r"\\\1", " ".join(str(text).split()))
+    return line.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _view(section: Section, budget: Budget | None, key: str) -> dict[str, Any]:

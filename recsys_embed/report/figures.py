@@ -80,12 +80,12 @@ def pareto(section: Section, key: str) -> str:
     """Test AUC against serving bytes."""
     shown = [cell for cell in section.cells if cell.seeds and not np.isnan(cell.auc) and cell.bytes > 0]
     sizes = [cell.bytes for cell in shown] + [float(b.bytes) for b in section.budgets if b.bytes]
-    if not shown or not sizes:
+    if len(shown) < 2:
         return ""
     optimal = {id(cell) for cell in section.pareto()}
     lines = [cells for cells in _by_method(section, shown) if cells[0].strategy != FULL]
     pad = 14 + _TEXT * max((len(cells[0].method) for cells in lines), default=0)
-    box = (40.0, 30.0, 432.0, 236.0)
+    box = (40.0, 30.0, 414.0, 236.0)
     with _figure(4.1) as fig:
         ax = _axes(fig, box)
         ax.set_xscale("log")
@@ -151,7 +151,7 @@ def _auc_limits(shown: Sequence[Cell], bayes: float) -> tuple[float, float, bool
     spread = [np.nan_to_num(cell.sd("test_auc")) for cell in shown]
     low = min(cell.auc - sd for cell, sd in zip(shown, spread, strict=True))
     high = max(cell.auc + sd for cell, sd in zip(shown, spread, strict=True))
-    near = bool(not np.isnan(bayes) and bayes - high <= max(0.6 * (high - low), 0.002))
+    near = bool(not np.isnan(bayes) and bayes - high <= max(2 * (high - low), 0.01))
     if near:
         high, low = max(high, bayes), min(low, bayes)
     room = max(high - low, 1e-3)
@@ -498,7 +498,15 @@ def speed(section: Section, key: str) -> str:
                     ax.plot([min(values), max(values)], [place] * 2, color=colour, lw=1.6, zorder=2)
                     marker = _marker(cells[0].strategy)
                     ax.plot(
-                        values, [place] * len(values), marker=marker, ms=4.5, mfc=colour, mec=_PAPER, lw=0, zorder=3
+                        values,
+                        [place] * len(values),
+                        marker=marker,
+                        ms=5.5,
+                        mfc=colour,
+                        mec=_PAPER,
+                        mew=0.5,
+                        lw=0,
+                        zorder=3,
                     )
             ax.set_xlim(0, (most or 1) * 1.06)
             ax.xaxis.set_major_formatter(_thousands)

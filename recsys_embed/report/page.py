@@ -81,7 +81,8 @@ def _view(section: Section, budget: Budget | None, key: str) -> dict[str, Any]:
     from markupsafe import Markup
 
     cells = tables.part_cells(section, budget)
-    place = figures.budget_name(budget) if budget else ""
+    shown = [f"at budget {figures.budget_name(budget)}"] if budget else []
+    shown += ["of full"] if section.full else []
     return {
         "title": f"Embedding compression: {section.dataset} with {section.model}",
         "about": _about(section),
@@ -96,7 +97,7 @@ def _view(section: Section, budget: Budget | None, key: str) -> dict[str, Any]:
         "bucket_caption": _bucket_caption(section),
         "bucket_table": tables.bucket_table(section),
         "parts": Markup(figures.parts(cells, f"{key}-parts")),
-        "part_caption": f"Serving bytes by part at budget {place}" + (", and of full." if section.full else "."),
+        "part_caption": f"Serving bytes by part, {' and '.join(shown)}.",
         "part_table": tables.part_table(cells),
         "speed": Markup(figures.speed(section, f"{key}-speed")),
         "speed_table": tables.speed_table(section),

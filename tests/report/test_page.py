@@ -298,6 +298,15 @@ def test_without_full_there_is_no_difference_to_it(study: SimpleNamespace, tmp_p
     assert "Bayes" not in text
 
 
+def test_full_alone_has_nothing_to_compare(study: SimpleNamespace, tmp_path: Path) -> None:
+    study.write(tmp_path, study.METHODS[:1], rows=300)
+    write_page(tmp_path)
+    words = "".join(page(tmp_path).words)
+    assert "nothing to compare them with" in words
+    assert "Serving bytes by part, of full." in words
+    assert "Quality against bytes" not in words
+
+
 def test_failed_cells_are_shown_with_their_messages(folder: Path, study: SimpleNamespace, tmp_path: Path) -> None:
     rows = page(folder).rows
     assert ["compositional", "0.02", "infeasible", "0, 1, 2", study.METHODS[3].error] in rows

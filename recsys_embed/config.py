@@ -276,6 +276,15 @@ class Config(Node):
     def _default_model(cls, value: Any) -> Any:
         return {"name": "dcn_v2", **value} if isinstance(value, dict) else value
 
+    @model_validator(mode="after")
+    def _back_end_can(self) -> Config:
+        if self.training.optimizer.tables == "adam" and self.embedding.backend == "fused":
+            raise ValueError(
+                "training.optimizer.tables = 'adam' trains plain parameters, which embedding.backend = 'fused' "
+                "cannot hold (FBGEMM has no Adam on CPU): use backend 'auto', or another optimizer for the tables"
+            )
+        return self
+
     def to_toml(self) -> str:
         """The resolved tree as TOML; reading it back gives an equal config."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))

@@ -24,7 +24,7 @@ class Full(Strategy):
 
     @staticmethod
     def least(config: FullConfig, features: Sequence[Feature], dim: int) -> int:
-        """Its knob has one setting."""
+        """All rows: it has one size."""
         return Full.most(config, features, dim)
 
     @staticmethod

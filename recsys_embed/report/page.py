@@ -72,7 +72,7 @@ def escape_markdown(text: str) -> str:
     >>> print(escape_markdown("a|b <i> *c* [-1, 1] [x](y)"))
     a\\|b &lt;i> \\*c\\* [-1, 1] [x\\](y)
     """
-    line = re.sub(r"([\\`*_|]|\](?=[(\[:]))", r"\\\1", " ".join(str(text).split()))
+    line = re.sub(r"([\\`*_|]|\](?=[(\[:]))", r"\\\1", re.sub(r"\s+", " ", str(text)))
     return line.replace("&", "&amp;").replace("<", "&lt;")
 
 

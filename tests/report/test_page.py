@@ -107,6 +107,7 @@ def test_the_recommendation_is_for_the_smallest_budget_in_reach_of_full(folder: 
     gap = section.difference(best, full)
     assert f"95% interval of the difference {signed(gap.low)} to {signed(gap.high)}" in text
     assert text in " ".join("".join(page(folder).words).split())
+    assert text.replace("use unified ", "use **unified** ") in (folder / MARKDOWN).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("budget", ["0.5", "0.50", "2x", "5.5MB", "5500000"])

@@ -64,6 +64,13 @@ def test_full_is_trained_once_per_seed_and_others_at_every_budget(tree: dict[str
     assert all(cell.config.embedding.hash_seed == 0 for cell in cells)
 
 
+def test_the_embedded_study_has_thirty_cells() -> None:
+    planted = config(study.PLANTED)
+    assert planted.data.planted is not None
+    assert planted.data.planted.rows == 300_000
+    assert len(expand(planted)) == 3 + 3 * 3 * 3
+
+
 def test_a_run_is_identified_by_config_data_and_code(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     cell = expand(config(tree))[0]
     same = expand(config(tree, "tracking.experiment='other'", "study.seeds=[0]"))[0]

@@ -49,8 +49,8 @@ DATA = "data"
 
 PLANTED: dict[str, Any] = {
     "data": {"planted": {"rows": 300_000}},
-    "model": {"name": "dcn_v2", "dim": 16},
-    "training": {"batch_size": 4096, "epochs": 6, "patience": 1},
+    "model": {"name": "dcn_v2", "dim": 16, "hidden": [64, 32]},
+    "training": {"batch_size": 2048, "epochs": 4, "patience": 1},
     "study": {
         "strategies": ["full", "hash", "unified", "compositional"],
         "budgets": [0.5, 0.1, 0.02],

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from recsys_embed.config import PlantedConfig, parse_config
 from recsys_embed.data.bags import offsets_of, split_cells
+from recsys_embed.data.values import column_of, to_text
 from recsys_embed.data.vocabulary import Vocabulary
 
 VERSION = 1
@@ -103,7 +104,7 @@ class Planted:
         ranks: dict[str, np.ndarray] = {}
         cuts: dict[str, np.ndarray] = {}
         for name, law in self._laws.items():
-            cells = pa.Array.from_pandas(frame[name]).cast(pa.string())
+            cells = to_text(column_of(frame[name]))
             if name in self.multi_valued:
                 cells, cuts[name] = split_cells(cells, SEPARATOR)
             ranks[name] = Vocabulary(law.values, np.empty(0)).encode(cells) - 1

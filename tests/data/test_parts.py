@@ -1,0 +1,178 @@
+"""Split, label, vocabulary, scaler: each against a plain computation."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import recsys_embed.data.vocabulary as vocabulary_module
+from recsys_embed.config import DataConfig, SplitConfig
+from recsys_embed.data.bags import offsets_of, spans, split_cells
+from recsys_embed.data.chunks import Chunk
+from recsys_embed.data.labels import LabelRule
+from recsys_embed.data.numeric import Moments, signed_log
+from recsys_embed.data.split import split_of, uniform
+from recsys_embed.data.vocabulary import Tally, Vocabulary
+from recsys_embed.errors import ConfigError, DataError
+
+WORDS = st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "c", "Ä", "é", "aa", "z"])), max_size=60)
+
+
+def cut(cells: list[str | None], size: int) -> list[pa.Array]:
+    return [pa.array(cells[i : i + size], pa.string()) for i in range(0, len(cells), size)]
+
+
+@given(WORDS, st.integers(1, 20), st.integers(1, 4))
+def test_ids_are_ranked_by_frequency_then_bytes(cells: list[str | None], size: int, min_count: int) -> None:
+    tally = Tally()
+    for part in cut(cells, size):
+        tally.add(part)
+    vocabulary = Vocabulary.of(tally, min_count)
+    counted = Counter(cell for cell in cells if cell is not None)
+    ranked = sorted(counted, key=lambda value: (-counted[value], value.encode()))
+    kept = [value for value in ranked if counted[value] >= min_count]
+    assert vocabulary.values.to_pylist() == kept
+    assert vocabulary.counts.tolist() == [len(cells) - sum(counted[v] for v in kept), *(counted[v] for v in kept)]
+    ids = {value: i + 1 for i, value in enumerate(kept)}
+    assert vocabulary.encode(pa.array([*cells, "unseen"], pa.string())).tolist() == [*(ids.get(c, 0) for c in cells), 0]  # type: ignore[arg-type]
+
+
+def test_tallies_are_merged_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary_module, "_PENDING", 10)
+    tally = Tally()
+    tally._limit = 10
+    for start in range(100):
+        tally.add(pa.array([str((start + i) % 37) for i in range(5)]))
+        assert sum(part.num_rows for part in tally._parts) <= 2 * 37 + 10
+    assert sum(tally.table()["count"].to_pylist()) == 500
+
+
+def test_both_ways_of_looking_up_agree() -> None:
+    tally = Tally()
+    tally.add(pa.array([f"v{i}" for i in range(500) for _ in range(2)]))
+    vocabulary = Vocabulary.of(tally)
+    cells = pa.array([None, "v3", "nope", "v499", ""])
+    assert vocabulary.encode(cells).tolist() == vocabulary.encode(pa.concat_arrays([cells] * 100))[:5].tolist()
+    assert vocabulary._index is not None
+
+
+def test_vocabulary_survives_the_disk(tmp_path: Path) -> None:
+    tally = Tally()
+    tally.add(pa.array(["b", None, "a", "b", "rare"]))
+    saved = Vocabulary.of(tally, 1)
+    saved.save(tmp_path / "v.parquet")
+    table = pd.read_parquet(tmp_path / "v.parquet")
+    assert table["count"].tolist() == [1, 2, 1, 1]
+    assert table["value"].tolist()[1:] == ["b", "a", "rare"]
+    loaded = Vocabulary.load(tmp_path / "v.parquet")
+    assert loaded.values.equals(saved.values)
+    assert loaded.counts.tolist() == saved.counts.tolist()
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 50), st.integers(0, 50))
+def test_a_rows_chance_is_a_function_of_seed_and_row(seed: int, first: int, one: int, other: int) -> None:
+    whole = uniform(seed, first, one + other)
+    np.testing.assert_array_equal(whole, np.concatenate([uniform(seed, first, one), uniform(seed, first + one, other)]))
+
+
+def test_random_split_has_its_fractions_and_seeds_differ() -> None:
+    chance = uniform(0, 0, 200_000)
+    assert 0 <= chance.min() < chance.max() < 1
+    np.testing.assert_allclose(np.histogram(chance, 10, (0, 1))[0], 20_000, atol=600)
+    assert abs(np.corrcoef(chance, uniform(1, 0, 200_000))[0, 1]) < 0.01
+    chunk = Chunk(pa.table({"x": pa.nulls(200_000)}))
+    splits = split_of(chunk, SplitConfig(random=(0.7, 0.2, 0.1)), 0)
+    np.testing.assert_allclose(np.bincount(splits) / 200_000, [0.7, 0.2, 0.1], atol=0.005)
+
+
+def test_a_split_column_says_three_things_only() -> None:
+    chunk = Chunk(pa.table({"part": ["train", "test", "valid"]}), "f.csv", 11)
+    with pytest.raises(DataError, match="train, val or test") as caught:
+        split_of(chunk, SplitConfig(column="part"), 0)
+    assert (caught.value.file, caught.value.column, caught.value.row, caught.value.value) == (
+        "f.csv",
+        "part",
+        13,
+        "valid",
+    )
+
+
+def label(config: object) -> LabelRule:
+    return LabelRule.of(DataConfig.model_validate({"path": "x", "label": config}))
+
+
+@pytest.mark.parametrize("cells", [[1, 0], [1.0, 0.0], [True, False], ["1", "0"], ["1.0", "0.0"], ["true", "FALSE"]])
+def test_the_plain_label_is_one_or_zero_in_any_dress(cells: list[object]) -> None:
+    assert label("y").check(Chunk(pa.table({"y": cells})), Counter()).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("cell", "shown"), [("2", "2"), (None, ""), ("", ""), ("nan", "nan"), ("yes", "yes")])
+def test_any_other_plain_label_is_an_error(cell: str | None, shown: str) -> None:
+    with pytest.raises(DataError) as caught:
+        label("y").check(Chunk(pa.table({"y": ["1", "0", cell]}), "f.csv", 5), Counter())
+    assert (caught.value.file, caught.value.column, caught.value.row, caught.value.value) == ("f.csv", "y", 7, shown)
+
+
+def test_declared_labels_drop_and_count_the_rest() -> None:
+    rule, dropped = label({"column": "y", "positive": [4, 5], "negative": [1, 2]}), Counter[str]()
+    labels = rule.check(Chunk(pa.table({"y": ["5", "4.0", "3", "1", None, "3"]})), dropped)
+    np.testing.assert_array_equal(labels, np.array([1, 1, np.nan, 0, np.nan, np.nan], np.float32))
+    assert dropped == {"3": 2, "": 1}
+    with pytest.raises(ConfigError, match="positive or negative"):
+        label({"column": "y", "positive": [1, "2"], "negative": ["2.0"]})
+
+
+@given(st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=300), st.integers(1, 50))
+def test_moments_are_those_of_all_cells(cells: list[float], size: int) -> None:
+    moments = Moments("x", "log")
+    for i in range(0, len(cells), size):
+        moments.add(np.array(cells[i : i + size]))
+    scaler = moments.scaler()
+    there = signed_log(np.array([x for x in cells if x == x]))
+    assert scaler.flag == (len(there) < len(cells))
+    if len(there) and there.std() > 1e-9:
+        np.testing.assert_allclose([scaler.mean, scaler.deviation], [there.mean(), there.std()], rtol=1e-9, atol=1e-9)
+    assert np.isfinite(scaler.transform(np.array(cells))).all()
+    whole = Moments("x", "log")
+    whole.add(np.array(cells))
+    assert whole.scaler() == scaler  # bit for bit, whatever the chunks
+
+
+def test_constant_and_huge_columns() -> None:
+    moments = Moments("x", "standard")
+    moments.add(np.full(100_000, 1e9 + 0.1))
+    assert moments.scaler().transform(np.array([1e9 + 0.1, np.nan])).tolist() == [0, 0]
+    huge = Moments("x", "standard")
+    huge.add(np.array([1e200, -1e200]))
+    with pytest.raises(DataError, match="too large"):
+        huge.scaler()
+
+
+def test_signed_log_is_odd_and_log1p_for_counts() -> None:
+    x = np.array([0.0, 1, 9, -9])
+    np.testing.assert_allclose(signed_log(x), [0, np.log(2), np.log(10), -np.log(10)])
+
+
+@given(
+    st.lists(st.none() | st.lists(st.sampled_from(["a", "b", ""]), max_size=4), max_size=12),
+    st.sampled_from(["|", "::"]),
+)
+def test_cells_are_cut_at_the_separator(bags: list[list[str] | None], separator: str) -> None:
+    cells = pa.array([None if bag is None else separator.join(bag) for bag in bags], pa.string())
+    values, offsets = split_cells(cells, separator)
+    found = [values[a:b].to_pylist() for a, b in itertools.pairwise(offsets)]
+    assert found == [[value for value in bag or [] if value] for bag in bags]
+
+
+def test_spans() -> None:
+    lengths = np.array([2, 0, 3])
+    assert spans(np.array([10, 50, 20]), lengths).tolist() == [10, 11, 20, 21, 22]
+    assert offsets_of(lengths).tolist() == [0, 2, 2, 5]

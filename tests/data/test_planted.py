@@ -70,7 +70,7 @@ def test_labels_are_drawn_with_the_true_probability() -> None:
 
 
 def test_pairs_matter() -> None:
-    """The logits of all pairs of values are not sums of a row's and a column's effect, but of those and a rank-2 term."""
+    """The logits of all pairs of values: a sum of a row's and a column's effect, and a term of rank 2."""
     generator = Planted(PlantedConfig(cardinalities=(30, 20), multi_valued=0, numeric=0))
     grid = [(f"c0-{i:02x}", f"c1-{j:02x}") for i in range(30) for j in range(20)]
     logits = generator.logits(pd.DataFrame(grid, columns=["c0", "c1"])).reshape(30, 20)

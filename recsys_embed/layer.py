@@ -337,14 +337,17 @@ class EmbeddingLayer(nn.Module):
         twin = EmbeddingLayer.__new__(EmbeddingLayer)
         memo[id(self)] = twin
         nn.Module.__init__(twin)
-        twin.features, twin.dim, twin.plan = self.features, self.dim, self.plan
+        twin.features, twin.dim, twin.plan = self.features, self.dim, copy.deepcopy(self.plan, memo)
         twin.on_unknown, twin.decay, twin.seed, twin.backend = self.on_unknown, self.decay, self.seed, self.backend
         twin.strategies = copy.deepcopy(self.strategies, memo)
         twin._parts, groups = lay_out(twin.strategies, twin.features, decay=bool(twin.decay))
         twin.register_buffer("_sizes", self._sizes.clone(), persistent=False)
-        twin.tables = ReferenceTables(list(self.tables.specs.values()), groups, self.seed).to(self._sizes.device)
         twin._optimizer, twin._penalties, twin._lookups, twin._steps = [], [], {}, self._steps
-        twin.load_state_dict(self.state_dict())
+        if self._optimizer:
+            twin.tables = ReferenceTables(list(self.tables.specs.values()), groups, self.seed).to(self._sizes.device)
+            twin.tables.load_state_dict(self.tables.state_dict())
+        else:
+            twin.tables = copy.deepcopy(self.tables, memo)
         return twin.train(self.training)
 
 

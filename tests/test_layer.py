@@ -179,6 +179,9 @@ def test_state_dict_deepcopy_and_to_with_plain_parameters():
     twin.load_state_dict(emb.state_dict())
     assert torch.equal(twin(ids), emb(ids))
     assert emb.to(torch.float64)(ids).dtype == torch.float64
+    assert torch.equal(copy.deepcopy(emb)(ids), emb(ids))
+    assert emb.plan.strategies[0] is emb.strategies[0]
+    assert twin.plan.strategies[0] is twin.strategies[0]
     with pytest.raises(RuntimeError, match=r"size mismatch for tables\.tags"):
         twin.load_state_dict({**twin.state_dict(), "tables.tags": torch.zeros(3, 8)})
     with pytest.raises(RuntimeError, match="Missing key"):

@@ -9,13 +9,14 @@ be asked for here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from recsys_embed.doctor import check_stack
+from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
 
@@ -146,6 +147,16 @@ class FusedTables(Tables):
     def padded_width(self, width: int) -> int:
         """The next multiple of four."""
         return -(-width // MULTIPLE) * MULTIPLE
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FusedTables:
+        there = self._weights[0][0].detach()[:0]
+        moved = fn(there)
+        if (moved.device, moved.dtype) != (there.device, there.dtype):
+            raise ConfigError(
+                f"fused tables stay on {there.device} in {there.dtype}: move the layer before optimizer() is called"
+            )
+        super()._apply(fn, recurse)
+        return self
 
     def _momentum(self, name: str) -> Tensor:
         place, table = self._homes[name]

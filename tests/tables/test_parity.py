@@ -166,3 +166,13 @@ def test_training_bytes_are_those_of_the_tensors(backend: str, rule: str, dim: i
         assert ledger["train_bytes"].sum() == sum(
             b.numel() * 4 for n, b in emb.tables.named_buffers() if n.startswith(("store", "state"))
         )
+
+
+def test_fused_tables_refuse_to_move():
+    from recsys_embed import ConfigError
+
+    emb = EmbeddingLayer(FEATURES, 8, backend="fused")
+    emb.optimizer("sgd", lr=0.1)
+    assert emb.to("cpu") is emb
+    with pytest.raises(ConfigError, match=r"move the layer before optimizer\(\)"):
+        emb.double()

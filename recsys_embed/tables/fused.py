@@ -155,7 +155,7 @@ class FusedTables(Tables):
             raise ConfigError(
                 f"fused tables stay on {there.device} in {there.dtype}: move the layer before optimizer() is called"
             )
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _momentum(self, name: str) -> Tensor:

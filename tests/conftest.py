@@ -1,4 +1,4 @@
-"""What every test gets: reproducible examples, two threads, and the real data where it is there."""
+"""What every test gets: reproducible examples, one thread, and the real data where it is there."""
 
 import os
 from pathlib import Path
@@ -15,8 +15,8 @@ hypothesis.settings.load_profile("repo")
 
 
 def pytest_configure() -> None:
-    """Few threads: the tests' tensors are small, and machines are shared."""
-    torch.set_num_threads(2)
+    """One thread: the tests' tensors are small, and on a busy machine two threads mostly wait for each other."""
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

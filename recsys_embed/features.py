@@ -137,6 +137,11 @@ class Ids:
         weights = None if self.weights is None else torch.cat([self.weights[part] for part in parts])
         if weights is None and all(bounds[f + 1] - bounds[f] == batch for f in wanted) and bool((lengths == 1).all()):
             return Ids(values.view(len(wanted), batch), len(wanted))
-        offsets = torch.zeros(lengths.numel() + 1, dtype=self.offsets.dtype, device=self.offsets.device)
-        torch.cumsum(lengths.reshape(-1), 0, out=offsets[1:])
-        return Ids(values, len(wanted), offsets, weights)
+        return Ids(values, len(wanted), offsets_of(lengths), weights)
+
+
+def offsets_of(lengths: Tensor) -> Tensor:
+    """Offsets ``[n + 1]`` of bags with these lengths, in their flat order."""
+    offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64, device=lengths.device)
+    torch.cumsum(lengths.reshape(-1), 0, out=offsets[1:])
+    return offsets

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys_embed.errors import DataError
-from recsys_embed.features import Feature, Ids
+from recsys_embed.features import Feature, Ids, offsets_of
 
 
 def as_ids(ids: Any, features: Sequence[Feature]) -> Ids:
@@ -92,9 +92,7 @@ def _from_mapping(ids: Mapping[str, Any], features: Sequence[Feature]) -> Ids:
     for name, one in zip(names, lengths_, strict=True):
         if one.numel() != lengths_[0].numel():
             raise DataError(f"{one.numel()} bags, but feature {names[0]!r} has {lengths_[0].numel()}", column=name)
-    lengths_all = torch.cat(lengths_)
-    offsets = torch.zeros(lengths_all.numel() + 1, dtype=torch.int64, device=lengths_all.device)
-    torch.cumsum(lengths_all, 0, out=offsets[1:])
+    offsets = offsets_of(torch.cat(lengths_))
     merged = None
     if any(one is not None for one in weights):
         merged = torch.cat(

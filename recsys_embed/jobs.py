@@ -9,14 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from recsys_embed.budget import plan
 from recsys_embed.config import Config
 from recsys_embed.errors import BudgetError
 from recsys_embed.export import export
 from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
 from recsys_embed.report.run import Cell, Trained, train_and_measure
-from recsys_embed.report.study import check_names, check_sizes, exit_code, expand, prepare_into, run_study
+from recsys_embed.report.study import check_names, check_sizes, exit_code, expand, prepare_into, run_study, sized
 from recsys_embed.tracking import Tracker
 
 
@@ -92,26 +91,18 @@ def fits(config: Config, features: Sequence[Feature]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for cell in expand(config.model_copy(update={"study": config.study.model_copy(update={"seeds": (0,)})})):
         row: dict[str, Any] = {"strategy": str(cell).split(",")[0], "budget": cell.budget}
-        embedding = cell.config.embedding
         try:
-            sized = plan(
-                features,
-                config.model.dim,
-                embedding.strategy,
-                embedding.budget,
-                exact=embedding.exact,
-                hash_seed=embedding.hash_seed,
-            )
+            fitted = sized(cell.config, features)
         except BudgetError as error:
             row |= {"status": "infeasible", "nearest_bytes": error.nearest_bytes}
         else:
             row |= {
                 "status": "ok",
-                "budget_bytes": sized.budget_bytes,
-                "serve_bytes": sized.serve_bytes,
-                "kept_fraction": sized.serve_bytes / sized.full_bytes,
-                "coarse": sized.coarse,
-                "settings": sized.settings,
+                "budget_bytes": fitted.budget_bytes,
+                "serve_bytes": fitted.serve_bytes,
+                "kept_fraction": fitted.serve_bytes / fitted.full_bytes,
+                "coarse": fitted.coarse,
+                "settings": fitted.settings,
             }
         rows.append(row)
     return rows

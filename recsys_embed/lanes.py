@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.base import Lookup, Strategy
-from recsys_embed.features import Feature, Ids
-from recsys_embed.tables.base import Group, Request, offsets_of
+from recsys_embed.features import Feature, Ids, offsets_of
+from recsys_embed.tables.base import Group, Request
 
 
 @dataclass(frozen=True)

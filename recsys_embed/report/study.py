@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from recsys_embed.budget import ByteBudget, assign, plan
+from recsys_embed.budget import ByteBudget, Plan, assign, plan
 from recsys_embed.config import Config, FullConfig, StrategyNode
 from recsys_embed.data import EncodedDataset, prepare
 from recsys_embed.data.prepare import complete
@@ -189,6 +189,24 @@ def check_names(config: Config, strategies: Sequence[Mapping[str, StrategyNode]]
             raise ConfigError(f"embedding.exact names {name!r}, which is no categorical column", path="embedding.exact")
 
 
+def sized(config: Config, features: Sequence[Feature]) -> Plan:
+    """The embedding of a run, sized to its budget; nothing is allocated.
+
+    Raises:
+        ConfigError: the strategy cannot be built from these features at any size.
+        BudgetError: no size fits the budget.
+    """
+    embedding = config.embedding
+    return plan(
+        features,
+        config.model.dim,
+        embedding.strategy,
+        embedding.budget,
+        exact=embedding.exact,
+        hash_seed=embedding.hash_seed,
+    )
+
+
 def check_sizes(config: Config, features: Sequence[Feature], *, infeasible: bool = False) -> None:
     """Size a run's embedding without allocating it.
 
@@ -196,16 +214,8 @@ def check_sizes(config: Config, features: Sequence[Feature], *, infeasible: bool
         ConfigError: the strategy cannot be built from these features at any size.
         BudgetError: no size fits the budget, if ``infeasible`` asks for it.
     """
-    embedding = config.embedding
     try:
-        plan(
-            features,
-            config.model.dim,
-            embedding.strategy,
-            embedding.budget,
-            exact=embedding.exact,
-            hash_seed=embedding.hash_seed,
-        )
+        sized(config, features)
     except BudgetError:
         if infeasible:
             raise

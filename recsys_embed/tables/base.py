@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.base import TableSpec, Uniform
+from recsys_embed.features import offsets_of
 from recsys_embed.hashing import seed_of
 
 INIT_BLOCK = 65_536
@@ -80,13 +81,6 @@ class Request:
                 ]
             )
         return Request(by_lane([rows for rows, _ in flats]), batch, offsets_of(lengths), weights)
-
-
-def offsets_of(lengths: Tensor) -> Tensor:
-    """Offsets ``[n + 1]`` of bags with these lengths, in their flat order."""
-    offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64, device=lengths.device)
-    torch.cumsum(lengths.reshape(-1), 0, out=offsets[1:])
-    return offsets
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Small tensors on one thread: on a busy machine two threads wait for each other longer than they work."""
+"""A planted data set that fits in memory, for the trainer."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 
 from recsys_embed.data.batches import Batch, Columns, batches
 from recsys_embed.features import Feature
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Toy:

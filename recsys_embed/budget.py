@@ -117,7 +117,11 @@ class Plan:
 def serving_bytes(strategy: Strategy) -> int:
     """Bytes that a strategy needs to turn ids into vectors: fp32 tables, small parameters, persistent buffers."""
     tables = sum(table.rows * table.width * 4 for table in strategy.tables())
-    small: int = sum(tensor.numel() * tensor.element_size() for tensor in strategy.state_dict().values())
+    small: int = sum(
+        tensor.numel() * tensor.element_size()
+        for name, tensor in strategy.state_dict().items()
+        if name not in strategy.training_only
+    )
     return tables + small
 
 

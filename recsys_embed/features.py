@@ -106,6 +106,10 @@ class Ids:
         """The ids with an axis for slots: ``[F, 1, B]``, or ``[1, N]`` where jagged."""
         return self.values.unsqueeze(1) if self.offsets is None else self.values.unsqueeze(0)
 
+    def by_vector(self, lanes: Tensor) -> Tensor:
+        """Numbers in the order of :meth:`lanes`, ``[F, S, B]`` or ``[S, N]``, as ``[B, F, S]``, ``[N, S]``; a view."""
+        return lanes.permute(2, 0, 1) if self.offsets is None else lanes.t()
+
     def spread(self, constants: Tensor) -> Tensor:
         """Constants ``[F, S]`` per feature and slot, broadcastable to :meth:`lanes`: ``[F, S, 1]`` or ``[S, N]``."""
         if self.offsets is None:

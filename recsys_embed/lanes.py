@@ -76,7 +76,12 @@ def lay_out(
 
 
 def request_of(part: Part, lookup: Lookup, rows: Tensor) -> Request:
-    """The bags that a strategy's read asks for, in the order of its lanes."""
+    """The bags that a strategy's read asks for, in the order of its lanes; absent rows are left out."""
+    request = _bags_of(part, lookup, rows)
+    return request.without_absent() if part.strategy.absent else request
+
+
+def _bags_of(part: Part, lookup: Lookup, rows: Tensor) -> Request:
     ids = lookup.ids
     if not part.jagged:
         return Request(rows.flatten(0, 1), ids.batch)

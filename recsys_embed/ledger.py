@@ -47,5 +47,6 @@ def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], in
         for name, tensor in strategy.state_dict().items():
             size = tensor.numel() * tensor.element_size()
             every = "+".join(feature.name for feature in strategy.features)
-            lines.append(dict(zip(COLUMNS, [part, every, name, tensor.shape[0], 0, size, size, size], strict=True)))
+            serve = 0 if name in strategy.training_only else size
+            lines.append(dict(zip(COLUMNS, [part, every, name, tensor.shape[0], 0, size, size, serve], strict=True)))
     return pd.DataFrame(lines, columns=COLUMNS)

@@ -368,9 +368,7 @@ class Toy(Full):
         self.importance.index_add_(0, bags.reshape(-1), norms.reshape(-1))
 
     def maintain(self, tables: TableAccess) -> None:
-        weights = tables.get("x").clone()
-        weights[0] = weights[int(self.importance.argmax())]
-        tables.put("x", weights)
+        tables.put_rows("x", torch.tensor([0]), tables.get_rows("x", self.importance.argmax().view(1)))
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
@@ -401,6 +399,53 @@ def test_optional_members_of_a_strategy(monkeypatch: pytest.MonkeyPatch, backend
     assert importance[3].item() == pytest.approx(4 * 2.0)
     emb(ids)
     assert emb.penalty().item() > 0
+
+
+class OddAbsent(Full):
+    """Odd ids have no row."""
+
+    absent = True
+
+    def address(self, ids: Ids) -> Lookup:
+        lookup = super().address(ids)
+        rows = lookup.rows["rows"]
+        return Lookup({"rows": torch.where(rows % 2 == 1, -1, rows)}, ids)
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("jagged", [False, True])
+def test_absent_rows_read_as_zeros_and_are_never_updated(
+    monkeypatch: pytest.MonkeyPatch, backend: str, decay: float, jagged: bool
+):
+    monkeypatch.setattr("recsys_embed.budget.Full", OddAbsent)
+    features = [Feature("x", 10, multi_valued=jagged), Feature("y", 6)]
+    emb = EmbeddingLayer(features, 4, backend=backend, decay=decay)
+    optimizer = emb.optimizer("rowwise_adagrad", lr=0.1)
+    before = {name: emb.tables.get(name).clone() for name in ("x", "y")}
+    x = [torch.tensor([1, 2, 2, 4]), torch.tensor([0, 2, 3, 4])] if jagged else [torch.tensor([1, 2, 4])]
+    vectors = emb({"x": tuple(x) if jagged else x[0], "y": torch.tensor([5, 0, 3])})
+    expected = before["x"][2] if jagged else torch.zeros(4)
+    assert torch.equal(vectors[0, 0], expected)
+    assert torch.equal(vectors[:, 1], torch.stack([torch.zeros(4), before["y"][0], torch.zeros(4)]))
+    vectors.sum().backward()
+    optimizer.step()
+    for name, touched in (("x", [2, 4]), ("y", [0])):
+        changed = (emb.tables.get(name) != before[name]).any(dim=1).nonzero().view(-1).tolist()
+        assert changed == touched
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise_adagrad"])
+def test_rows_are_moved_with_their_optimizer_state(backend: str, rule: str):
+    emb = EmbeddingLayer([Feature("x", 10)], 6, backend=backend)
+    optimizer = emb.optimizer(rule, lr=0.1)
+    emb(torch.tensor([[3, 5]])).square().sum().backward()
+    optimizer.step()
+    emb.tables.put_rows("x", torch.tensor([1, 0]), emb.tables.get_rows("x", torch.tensor([3, 5])))
+    for to, source in ((1, 3), (0, 5)):
+        assert torch.equal(emb.tables.get("x")[to], emb.tables.get("x")[source])
+        torch.testing.assert_close(emb.tables.get_state("x")[to], emb.tables.get_state("x")[source])
 
 
 # --- counterparts of nn.Embedding and nn.EmbeddingBag --------------------------------------------------------

@@ -13,23 +13,26 @@ table, D the width of a vector.
 The slot axis stands next to the width, so that concatenating chunks is a view and not a copy, and ``combine`` is
 written once for ``[..., S, W]``.
 
-What no strategy uses yet is written down here and not in code: a row number -1 stands for an absent row (reads as
-zeros, is never updated); ``Lookup`` may carry auxiliary integers for ``combine`` (a frequency block, a digit); state
-that changes in training (remaps, sketches) consists of integer buffers that only :meth:`Strategy.maintain` changes;
-``stages()`` and ``serve()`` describe training in several stages and the shipped form.
+A row number -1 stands for an absent row: it reads as zeros and is never updated. Only a strategy that says so
+(``absent``) may ask for one; back ends never see it.
+
+State that changes in training (remaps, sketches, masks) consists of buffers that only :meth:`Strategy.maintain` and
+:meth:`Strategy.finish` change, on all ranks alike, from statistics merged with :mod:`recsys_embed.ranks`. Statistics on
+the way there (importance seen since the last merge) are per rank, and buffers too, so that a checkpoint holds them.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.index_maps import IndexMap
 from recsys_embed.features import Feature, Ids
+from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage
 
 
 @dataclass(frozen=True)
@@ -57,20 +60,35 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class Lookup:
-    """What a strategy asks for: the row numbers of each of its reads, and the ids they came from."""
+    """What a strategy asks for: the row numbers of each of its reads, and the ids they came from.
+
+    ``aux`` are further integers that ``combine`` needs, per id and in the order of vectors (:meth:`Ids.by_vector`).
+    """
 
     rows: Mapping[str, Tensor]
     ids: Ids
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a table, copied out: weights ``[n, width]`` and optimizer state ``[n, state width]``, both float32."""
+
+    weights: Tensor
+    state: Tensor
 
 
 class TableAccess(Protocol):
-    """What ``maintain`` may do with tables: logical rows, optimizer state included."""
+    """What ``maintain`` and ``finish`` may do with tables: logical rows, optimizer state included.
 
-    def get(self, name: str) -> Tensor:
-        """The logical ``[rows, width]`` weights, a copy."""
+    Every call is made by all ranks with the same arguments.
+    """
 
-    def put(self, name: str, weights: Tensor) -> None:
-        """Replace the weights."""
+    def get_rows(self, name: str, rows: Tensor) -> Rows:
+        """Copies of the rows ``[n]`` of a table."""
+
+    def put_rows(self, name: str, rows: Tensor, values: Rows) -> None:
+        """Replace the distinct rows ``[n]`` of a table."""
 
 
 class Strategy(nn.Module, ABC):
@@ -78,6 +96,9 @@ class Strategy(nn.Module, ABC):
 
     A subclass sets ``index_maps`` (one per read) and implements the abstract members. Building one allocates no table.
     """
+
+    absent: ClassVar[bool] = False
+    """Whether row numbers may be -1."""
 
     linear: bool = True
     """Whether ``combine`` commutes with pooling; if so, the bags of a multi-valued feature are pooled in the read."""
@@ -146,6 +167,24 @@ class Strategy(nn.Module, ABC):
 
     def maintain(self, tables: TableAccess) -> None:
         """Change integer state and row contents together; the only place that may."""
+
+    training_only: ClassVar[frozenset[str]] = frozenset()
+    """Buffers of the state dict that the shipped form does without: they cost no serving bytes."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """How it is trained; see :mod:`recsys_embed.stages`."""
+        return ONE_STAGE
+
+    def small_optimizers(self) -> dict[str, SmallOptimizer]:
+        """Small parameters, by name, that are moved only by the steps that name them."""
+        return {}
+
+    def normalise(self, name: str, gradient: Tensor) -> Tensor:
+        """The gradient of a small parameter of :meth:`small_optimizers`, as its optimizer shall see it."""
+        return gradient
+
+    def finish(self, stage: str, tables: TableAccess) -> None:
+        """A stage has ended: what it found becomes state. Called once, on all ranks."""
 
     @property
     def observes(self) -> bool:

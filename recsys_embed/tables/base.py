@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recsys_embed.embeddings.base import TableSpec, Uniform
+from recsys_embed.embeddings.base import Rows, TableSpec, Uniform
 from recsys_embed.features import offsets_of
 from recsys_embed.hashing import seed_of
 
@@ -49,6 +49,13 @@ class Request:
             return self.rows, self.offsets
         flat = self.rows.reshape(-1)
         return flat, torch.arange(flat.numel() + 1, device=flat.device)
+
+    def without_absent(self) -> Request:
+        """The same bags without their rows -1."""
+        rows, offsets = self.jagged()
+        present = rows >= 0
+        weights = None if self.weights is None else self.weights[present]
+        return Request(rows[present], self.batch, offsets_of(present.to(torch.int64))[offsets], weights)
 
     @staticmethod
     def concat(requests: Sequence[Request], lanes: int) -> Request:
@@ -141,6 +148,14 @@ class Tables(nn.Module, ABC):
     @abstractmethod
     def put_state(self, name: str, state: Tensor) -> None:
         """Replace the optimizer state of a table."""
+
+    @abstractmethod
+    def get_rows(self, name: str, rows: Tensor) -> Rows:
+        """Copies of some rows ``[n]``, with their optimizer state."""
+
+    @abstractmethod
+    def put_rows(self, name: str, rows: Tensor, values: Rows) -> None:
+        """Replace distinct rows ``[n]``, and their optimizer state."""
 
     @abstractmethod
     def padded_width(self, width: int) -> int:

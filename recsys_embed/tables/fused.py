@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recsys_embed.doctor import check_stack
+from recsys_embed.embeddings.base import Rows
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
@@ -143,6 +144,20 @@ class FusedTables(Tables):
             self._momentum(name)[:, :width].copy_(state)
         elif self.rule.name == "rowwise_adagrad":
             self._momentum(name).view(-1, 1).copy_(state * (width / self.padded_width(width)))
+
+    def get_rows(self, name: str, rows: Tensor) -> Rows:
+        """Indexed out of the operator's memory."""
+        return Rows(self.get(name)[rows], self.get_state(name)[rows])
+
+    def put_rows(self, name: str, rows: Tensor, values: Rows) -> None:
+        """Indexed into the operator's memory."""
+        assert self.rule is not None
+        self.get(name)[rows] = values.weights
+        width = self.specs[name].width
+        if self.rule.name == "adagrad":
+            self._momentum(name)[rows, :width] = values.state
+        elif self.rule.name == "rowwise_adagrad":
+            self._momentum(name).view(-1)[rows] = values.state.view(-1) * (width / self.padded_width(width))
 
     def padded_width(self, width: int) -> int:
         """The next multiple of four."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys_embed.embeddings.base import TableSpec
+from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule, draw
 
 
@@ -112,6 +112,18 @@ class ReferenceTables(Tables):
     def put_state(self, name: str, state: Tensor) -> None:
         """Copied."""
         self.get_state(name).copy_(state)
+
+    def get_rows(self, name: str, rows: Tensor) -> Rows:
+        """Indexed out of the store."""
+        weights = self.get(name).detach()
+        state = self.get_state(name) if self.rule else weights.new_zeros(weights.shape[0], 0)
+        return Rows(weights[rows], state[rows])
+
+    def put_rows(self, name: str, rows: Tensor, values: Rows) -> None:
+        """Indexed into the store."""
+        self.get(name).detach()[rows] = values.weights
+        if self.rule:
+            self.get_state(name)[rows] = values.state
 
     def padded_width(self, width: int) -> int:
         """No padding."""

@@ -12,7 +12,9 @@ from typing import Any
 
 from recsys_embed.errors import ConfigError
 from recsys_embed.files import atomic_write
-from recsys_embed.report import figures, tables
+from recsys_embed.report import tables
+from recsys_embed.report.figures import buckets, pareto, parts, speed
+from recsys_embed.report.sizes import budget_name
 from recsys_embed.report.summary import Budget, Section, summarise
 
 HTML, MARKDOWN = "report.html", "report.md"
@@ -43,7 +45,7 @@ def render(sections: list[Section], *, budget: str | None = None) -> tuple[str, 
 
     chosen = [section.find_budget(budget) if budget is not None else None for section in sections]
     if budget is not None and not any(chosen):
-        known = dict.fromkeys(figures.budget_name(one) for section in sections for one in section.budgets)
+        known = dict.fromkeys(budget_name(one) for section in sections for one in section.budgets)
         raise ConfigError(f"no such budget in the study: {budget!r}; there are {', '.join(known) or 'none'}")
     views = [
         _view(section, one or section.default_budget(), f"s{place}")
@@ -81,7 +83,7 @@ def _view(section: Section, budget: Budget | None, key: str) -> dict[str, Any]:
     from markupsafe import Markup
 
     cells = tables.part_cells(section, budget)
-    shown = [f"at budget {figures.budget_name(budget)}"] if budget else []
+    shown = [f"at budget {budget_name(budget)}"] if budget else []
     shown += ["of full"] if section.full else []
     return {
         "title": f"Embedding compression: {section.dataset} with {section.model}",
@@ -89,17 +91,17 @@ def _view(section: Section, budget: Budget | None, key: str) -> dict[str, Any]:
         "advice": tables.advise(section, budget),
         "notices": tables.notices(section),
         "run_count": len(section.runs),
-        "pareto": Markup(figures.pareto(section, f"{key}-pareto")),
+        "pareto": Markup(pareto.draw(section, f"{key}-pareto")),
         "pareto_caption": _PARETO + tables.absent_note(section),
-        "budgets": [(figures.budget_name(one), tables.budget_table(section, one)) for one in section.budgets],
+        "budgets": [(budget_name(one), tables.budget_table(section, one)) for one in section.budgets],
         "budget_note": _budget_note(section),
-        "buckets": Markup(figures.buckets(section, f"{key}-buckets")),
+        "buckets": Markup(buckets.draw(section, f"{key}-buckets")),
         "bucket_caption": _bucket_caption(section),
         "bucket_table": tables.bucket_table(section),
-        "parts": Markup(figures.parts(cells, f"{key}-parts")),
+        "parts": Markup(parts.draw(cells, f"{key}-parts")),
         "part_caption": f"Serving bytes by part, {' and '.join(shown)}.",
         "part_table": tables.part_table(cells),
-        "speed": Markup(figures.speed(section, f"{key}-speed")),
+        "speed": Markup(speed.draw(section, f"{key}-speed")),
         "speed_table": tables.speed_table(section),
         "failure_table": tables.failure_table(section),
         "protocol": tables.protocol(section),

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recsys_embed.report.figures import absent, budget_name, format_bytes, top_parts
+from recsys_embed.report.figures.pareto import absent
+from recsys_embed.report.figures.parts import top_parts
 from recsys_embed.report.results import BUCKETS
+from recsys_embed.report.sizes import budget_name, format_bytes
 from recsys_embed.report.statistics import LEVEL, Interval
 from recsys_embed.report.summary import FULL, Budget, Cell, Section
 

@@ -1,0 +1,51 @@
+"""The commands: thin. What is printed goes to standard output, progress and logs to standard error.
+
+Torch and pandas take seconds to import: commands import what they need themselves, when they run.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import NoReturn
+
+import typer
+
+from recsys_embed.cli import budget, catalogue, doctor, predict, prepare, report, train, unbuilt
+from recsys_embed.cli.configs import data_name
+from recsys_embed.cli.exits import Terminated, exit_codes
+from recsys_embed.cli.unbuilt import search
+
+__all__ = ["app", "data_name", "exit_codes", "main", "search"]
+
+app = typer.Typer(
+    name="recsys-embed",
+    help="Embedding tables for recommenders under a byte budget: compress, compare, train, serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# In the order in which `--help` lists them.
+for command in (
+    doctor.doctor,
+    prepare.prepare,
+    train.train,
+    report.report,
+    predict.predict,
+    budget.budget,
+    catalogue.strategies,
+    catalogue.models,
+    unbuilt.inspect,
+    unbuilt.search,
+    unbuilt.plan,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """The console script."""
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    app()

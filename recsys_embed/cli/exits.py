@@ -1,0 +1,50 @@
+"""How a command ends: one message and a code, with our own log lines on standard error until then."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+from recsys_embed.errors import RecsysEmbedError
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: handled like Ctrl-C, so that whatever an interrupt would save is saved."""
+
+
+@contextlib.contextmanager
+def exit_codes(*, quiet: bool = False) -> Iterator[None]:
+    """End the process as the interface promises: one message and a code for our own errors, 130 or 143 if interrupted.
+
+    Other exceptions are defects and keep their traceback.
+    """
+    with _logs(quiet):
+        try:
+            yield
+        except RecsysEmbedError as error:
+            print(f"recsys-embed: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        except KeyboardInterrupt as error:
+            text = str(error) or "interrupted; the same command goes on from here"
+            print(f"recsys-embed: {text}", file=sys.stderr)
+            raise SystemExit(
+                143 if isinstance(error, Terminated) or isinstance(error.__cause__, Terminated) else 130
+            ) from None
+
+
+@contextlib.contextmanager
+def _logs(quiet: bool) -> Iterator[None]:
+    """Our own log lines on standard error, for the time of a command."""
+    logger = logging.getLogger("recsys_embed")
+    handler = logging.StreamHandler(sys.stderr)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before

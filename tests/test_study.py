@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from recsys_embed.config import Config, load_config, parse_config
+from recsys_embed.config import Config, UnifiedConfig, load_config, parse_config
 from recsys_embed.errors import ConfigError, DataError, DivergedError
 from recsys_embed.report import run as run_module
 from recsys_embed.report import study
@@ -186,8 +186,26 @@ def test_several_strategies_in_one_layer_are_called_mixed(tree: dict[str, Any], 
     mixed = "study.strategies=[{'user' = {name='unified', chunks=1}, '*' = 'hash'}]"
     row = run_study(config(tree, mixed, "study.seeds=[0]", "training.epochs=1"), tmp_path, progress=False).iloc[0]
     assert row["strategy"] == "mixed"
-    assert row["settings"]["user"] == {"name": "unified", "chunks": 1}
+    assert row["settings"]["user"] == {"name": "unified", "chunks": 1, "tables": 1}
     assert set(row["settings"]) == {"user", "*", "rows"}
+
+
+def test_settings_are_every_option_and_then_the_sizes(tree: dict[str, Any], tmp_path: Path) -> None:
+    strategies = "study.strategies=['unified', {name='compositional', operation='add'}]"
+    overrides = (strategies, "study.budgets=[0.5, 7]", "study.seeds=[0]", "training.epochs=1")
+    rows = run_study(config(tree, *overrides), tmp_path, progress=False)
+    assert rows["status"].tolist() == ["ok", "infeasible"] * 2
+    options = [{"chunks": 2, "tables": 1}, {"operation": "add", "partitions": 2}]
+    assert rows["settings"].tolist()[1::2] == options
+    for chosen, (_, row) in zip(options, rows[::2].iterrows(), strict=True):
+        ledger = pd.read_csv(tmp_path / "runs" / row["run"] / "ledger.csv")
+        sizes = dict(zip(ledger["table"], ledger["rows"], strict=True))
+        assert list(row["settings"].items()) == [*chosen.items(), *sizes.items()]
+
+
+def test_a_size_with_the_name_of_an_option_takes_nothing_away() -> None:
+    settings = run_module._settings({"*": UnifiedConfig()}, {"unified": 9, "tables": 3})
+    assert settings == {"chunks": 2, "tables": 1, "rows": {"unified": 9, "tables": 3}}
 
 
 # --- processes and kills -------------------------------------------------------------------------------------

@@ -275,23 +275,29 @@ def name_methods(frame: pd.DataFrame) -> pd.Series[Any]:
 
 
 def options_of(strategy: str, settings: str) -> str:
-    """The options of a run as text: what the user chose, without sizes; "" where all are the defaults."""
+    """The options of a run as text: those that differ from their defaults, without sizes; "" where none does."""
     return _describe(_options(strategy, settings))
 
 
-def sizes_of(strategy: str, settings: str) -> dict[str, Any]:
-    """What the budget led to, by name."""
-    chosen = _options(strategy, settings)
-    return {key: value for key, value in _object(settings).items() if key not in chosen}
-
-
 def _options(strategy: str, settings: str) -> dict[str, Any]:
-    """The settings that are keys of the strategy's config, or patterns with a strategy each."""
-    known = set(STRATEGIES[strategy].model_fields) - {"name"} if strategy in STRATEGIES else set()
+    """The settings that are keys of the strategy's config and differ from it, or patterns with a strategy each."""
+    out = _changed(strategy, _object(settings))
+    for pattern, value in _object(settings).items():
+        if isinstance(value, dict) and value.get("name") in STRATEGIES:
+            out[pattern] = {"name": value["name"]} | _changed(value["name"], value)
+    return out
+
+
+def _changed(strategy: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The options of one strategy that differ from their defaults."""
+    node = STRATEGIES.get(strategy)
+    if node is None:
+        return {}
+    defaults = node.model_construct().model_dump(mode="json")
     return {
-        key: value
-        for key, value in _object(settings).items()
-        if key in known or (isinstance(value, dict) and value.get("name") in STRATEGIES)
+        key: settings[key]
+        for key in node.model_fields
+        if key != "name" and key in settings and settings[key] != defaults.get(key)
     }
 
 

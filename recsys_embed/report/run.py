@@ -54,7 +54,7 @@ class Cell:
         return self.config.training.seed
 
     def __str__(self) -> str:
-        options = _options(self.config.embedding.strategy)
+        options = _options(self.config.embedding.strategy, defaults=False)
         told = f" {json.dumps(options)}" if options else ""
         return f"{self.strategy}{told}, {'budget ' + self.budget if self.budget else 'full size'}, seed {self.seed}"
 
@@ -237,10 +237,10 @@ def finished(cell: Cell, dataset: EncodedDataset, out: Path) -> dict[str, Any] |
 # --- columns -------------------------------------------------------------------------------------------------
 
 
-def _options(patterns: Mapping[str, StrategyNode]) -> dict[str, Any]:
-    """The options that differ from their defaults: of the one strategy, or per pattern with the strategy's name."""
+def _options(patterns: Mapping[str, StrategyNode], *, defaults: bool) -> dict[str, Any]:
+    """The options, with or without those at their defaults: of the one strategy, or per pattern with its name."""
     told = {
-        pattern: {"name": node.name} | node.model_dump(mode="json", exclude_defaults=True)
+        pattern: {"name": node.name} | node.model_dump(mode="json", exclude_defaults=not defaults)
         for pattern, node in patterns.items()
     }
     if list(told) == ["*"]:
@@ -249,9 +249,9 @@ def _options(patterns: Mapping[str, StrategyNode]) -> dict[str, Any]:
 
 
 def _settings(patterns: Mapping[str, StrategyNode], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, and the rows of every table that the budget led to."""
-    options = _options(patterns)
-    if list(patterns) == ["*"]:
+    """Every option, then the rows of every table that the budget led to; under ``rows`` where a name could be both."""
+    options = _options(patterns, defaults=True)
+    if list(patterns) == ["*"] and not options.keys() & sizes.keys():
         return options | dict(sizes)
     return options | ({"rows": dict(sizes)} if sizes else {})
 

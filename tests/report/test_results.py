@@ -17,7 +17,6 @@ from recsys_embed.report.results import (
     predictions_path,
     read_predictions,
     read_results,
-    sizes_of,
     write_predictions,
     write_results,
 )
@@ -143,12 +142,12 @@ def test_methods_are_named_by_what_the_user_chose(study: SimpleNamespace) -> Non
     rows = [
         ("unified", '{"chunks": 1, "unified": 300}', "0.5", 0, False, "unified (chunks 1)"),
         ("unified", '{"chunks": 1, "unified": 60}', "0.1", 0, False, "unified (chunks 1)"),
-        ("unified", '{"unified": 50}', "0.1", 0, False, "unified"),
+        ("unified", '{"chunks": 2, "tables": 1, "unified": 50}', "0.1", 0, False, "unified"),
         ("unified", '{"unified": 50}', "0.1", 0, True, "unified (tuned)"),
         ("hash", '{"hash_user": 3, "hash_item": 4}', "0.5", 0, False, "hash"),
         ("hash", '{"hash_user": 2, "hash_item": 1}', "0.1", 0, False, "hash"),
-        ("mixed", '{"u*": {"name": "hash"}, "*": {"name": "unified", "chunks": 3}, "rows": {"a": 1}}', "0.1", 0, False,
-         "mixed"),
+        ("mixed", '{"u*": {"name": "hash"}, "*": {"name": "unified", "chunks": 3, "tables": 1}, "rows": {"a": 1}}',
+         "0.1", 0, False, "mixed"),
         ("unheard", '{"k": 1}', "0.1", 0, False, "unheard (k 1)"),
         ("unheard", '{"k": 2}', "0.1", 0, False, "unheard (k 2)"),
     ]  # fmt: skip
@@ -156,4 +155,3 @@ def test_methods_are_named_by_what_the_user_chose(study: SimpleNamespace) -> Non
     frame = pd.DataFrame(rows, columns=names)
     assert name_methods(frame).tolist() == frame["expected"].tolist()
     assert options_of("mixed", rows[6][1]) == "* unified chunks 3, u* hash"
-    assert sizes_of("unified", rows[0][1]) == {"unified": 300}

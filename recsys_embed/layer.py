@@ -109,7 +109,10 @@ class EmbeddingLayer(nn.Module):
         Raises:
             DataError: an id outside ``[0, cardinality)``, with the feature, the sample and the value.
         """
-        batch = self._checked(as_ids(ids, self.features))
+        return self.lookup(self._checked(as_ids(ids, self.features)))
+
+    def lookup(self, batch: Ids) -> Tensor:
+        """:meth:`forward` without a check, of ids that are known to lie in ``[0, cardinality)``."""
         lookups = [part.strategy.address(self._select(part, batch)) for part in self._parts]
         asked: list[list[Request]] = [[] for _ in self.tables.groups]
         for part, lookup in zip(self._parts, lookups, strict=True):

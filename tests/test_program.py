@@ -1,0 +1,69 @@
+"""The model as a program of torch.export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recsys_embed.config import parse_config
+from recsys_embed.errors import ConfigError
+from recsys_embed.features import Feature, Ids
+from recsys_embed.program import ServedModel, save_program
+from recsys_embed.recommender import Recommender, build_recommender
+
+FEATURES = (Feature("user", 1000), Feature("item", 300), Feature("city", 50))
+DENSE = 2
+
+
+def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommender:
+    tree = {
+        "data": {"planted": {}},
+        "model": {"dim": 8, "hidden": [16]},
+        "embedding": {"strategy": strategy, "budget": 0.5, "exact": []},
+    }
+    return build_recommender(parse_config(tree), features, DENSE)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["full", "hash", "unified", "compositional", {"user": "compositional", "*": "hash"}], ids=str
+)
+def test_a_saved_program_scores_as_the_model(tmp_path: Path, strategy: Any):
+    model = build(strategy if strategy != "full" else {"user": "hash", "*": "full"})
+    optimizer = model.embedding.optimizer("sgd", lr=0.1)  # trained by whatever back end there is
+    model.embedding(torch.zeros(3, 4, dtype=torch.int64)).sum().backward()
+    optimizer.step()
+    path = save_program(model, DENSE, tmp_path / "model.pt2")
+    program = torch.export.load(path).module()
+    for samples in (1, 2, 17):
+        ids = torch.stack([torch.randint(0, feature.size, (samples,)) for feature in FEATURES])
+        dense = torch.randn(samples, DENSE)
+        with torch.no_grad():
+            expected = torch.sigmoid(model.interaction(model.embedding(ids), dense))
+        torch.testing.assert_close(program(ids, dense), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_an_id_out_of_range_is_the_unseen_one():
+    served = ServedModel(build("hash"))
+    dense = torch.zeros(3, DENSE)
+    outside = torch.tensor([[-1, 1000, 2**40], [0, 0, 0], [5, 5, 5]])
+    assert torch.equal(served(outside, dense), served(torch.tensor([[0], [0], [5]]).expand(3, 3), dense))
+
+
+def test_the_model_is_left_as_it_was():
+    model = build("hash")
+    before = model.embedding(torch.zeros(3, 4, dtype=torch.int64))
+    ServedModel(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(model.embedding.lookup(Ids(torch.zeros(3, 4, dtype=torch.int64), 3)), before)
+
+
+def test_what_cannot_be_traced_is_refused_by_name(tmp_path: Path):
+    bags = build("hash", (Feature("user", 100), Feature("tags", 50, multi_valued=True)))
+    with pytest.raises(ConfigError, match="'tags' is multi-valued"):
+        save_program(bags, DENSE, tmp_path / "model.pt2")
+    with pytest.raises(ConfigError, match=r"\.pt2"):
+        save_program(build("hash"), DENSE, tmp_path / "model.bin")
+    assert not list(tmp_path.iterdir())

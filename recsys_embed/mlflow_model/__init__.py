@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -40,8 +41,9 @@ def _save(predictor: Predictor, model_dir: Path, out: Path) -> Path:
     from mlflow.types.schema import AnyType
 
     numbers = {scaler.column for scaler in predictor.encoder.scalers}
-    inputs = [
-        ColSpec(DataType.double if name in numbers else AnyType(), name, required=False)
+    anything: Any = AnyType()  # type: ignore[no-untyped-call]
+    inputs: list[Any] = [
+        ColSpec(DataType.double if name in numbers else anything, name, required=False)
         for name in predictor.encoder.columns
     ]
     signature = ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.double, "score")]))

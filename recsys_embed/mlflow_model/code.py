@@ -1,4 +1,4 @@
-"""The code of the MLflow model: MLflow copies this file beside the model folder and runs it when the model is loaded."""
+"""The code of the MLflow model: MLflow copies this file beside the model folder and runs it to load the model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 
 from recsys_embed.export import load
 
 
-class RawRowsToScores(PythonModel):  # type: ignore[misc]
+class RawRowsToScores(PythonModel):
     """Raw rows in, probabilities out, as :meth:`recsys_embed.export.Predictor.predict`."""
 
     def load_context(self, context: Any) -> None:

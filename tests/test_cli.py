@@ -54,6 +54,7 @@ OPTIONS = {
     "report": ["--budget", "--from", "--from-run", "--json", "--label", "--out", "--planted", "--quiet", "--set",
                "CONFIG|DATA"],
     "predict": ["--json", "--out", "--quiet", "MODEL", "ROWS"],
+    "export": ["--as", "--json", "--out", "--quiet", "MODEL"],
     "budget": ["--json", "--out", "--quiet", "--set", "CONFIG"],
     "strategies": ["--json"],
     "models": ["--json"],
@@ -204,6 +205,11 @@ def test_train_then_predict(clicks: Path) -> None:
     scores = json.loads(run("predict", "m/model", str(clicks), "--json").stdout)["scores"]
     assert scores == pd.read_csv("p.csv")["score"].tolist() == pd.read_parquet("p.parquet")["score"].tolist()
     assert scores == [float(line.split(",")[1]) for line in printed[1:]]
+
+    document = json.loads(run("export", "m/model", "--as", "program", "--out", "m.pt2", "--json").stdout)
+    assert document == {"form": "program", "out": "m.pt2"}
+    assert Path("m.pt2").stat().st_size > 0
+    assert run("export", "m/model", "--as", "program", "--out", "m.bin").exit_code == 2
 
 
 def test_prepare_and_budget_tell_without_training() -> None:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from recsys_embed.cli import budget, catalogue, doctor, predict, prepare, report, train, unbuilt
+from recsys_embed.cli import budget, catalogue, doctor, export, predict, prepare, report, train, unbuilt
 from recsys_embed.cli.configs import data_name
 from recsys_embed.cli.exits import Terminated, exit_codes
 from recsys_embed.cli.unbuilt import search
@@ -31,6 +31,7 @@ for command in (
     train.train,
     report.report,
     predict.predict,
+    export.export,
     budget.budget,
     catalogue.strategies,
     catalogue.models,

@@ -1,15 +1,18 @@
-"""The ledger: where the bytes of a layer go, predicted from its plan alone."""
+"""The ledger: where the bytes of a layer go, predicted from its plan alone, and what stands beside its budget."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
 from recsys_embed.budget import Plan
+from recsys_embed.features import Feature
 from recsys_embed.tables.base import UpdateRule
 
 COLUMNS = ["part", "feature", "table", "rows", "width", "train_bytes", "checkpoint_bytes", "serve_bytes"]
+VOCABULARY = "vocabulary"
+"""The part of the rows that :func:`with_vocabularies` adds."""
 
 
 def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], int]) -> pd.DataFrame:
@@ -50,3 +53,32 @@ def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], in
             serve = 0 if name in strategy.training_only else size
             lines.append(dict(zip(COLUMNS, [part, every, name, tensor.shape[0], 0, size, size, serve], strict=True)))
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def with_vocabularies(ledger: pd.DataFrame, features: Sequence[Feature], sizes: Mapping[str, int]) -> pd.DataFrame:
+    """The ledger of a model that reads raw rows: a layer's, then a row for every vocabulary.
+
+    Args:
+        ledger: of a layer.
+        features: the layer's.
+        sizes: bytes of each vocabulary's strings, by its name.
+
+    Returns:
+        The columns of the layer's ledger and ``host_bytes``: what stands beside the budget, the strings that raw rows
+        need to become ids. The new rows have the part ``vocabulary``, its readers, its name as ``table``, its ids as
+        ``rows``, and 0 in all other columns; the layer's have no ``host_bytes``.
+    """
+    lines: list[dict[str, object]] = []
+    for name, size in sizes.items():
+        readers = [feature for feature in features if feature.vocab == name]
+        lines.append(
+            {
+                **dict.fromkeys(COLUMNS, 0),
+                "part": VOCABULARY,
+                "feature": "+".join(feature.name for feature in readers),
+                "table": name,
+                "rows": readers[0].size,
+                "host_bytes": size,
+            }
+        )
+    return pd.concat([ledger.assign(host_bytes=0), pd.DataFrame(lines)], ignore_index=True)

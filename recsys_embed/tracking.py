@@ -28,6 +28,7 @@ import xxhash
 from recsys_embed.config import Config, TrackingConfig
 from recsys_embed.errors import CheckpointError, ConfigError, StackError
 from recsys_embed.features import Feature
+from recsys_embed.ledger import VOCABULARY
 from recsys_embed.provenance import versions
 
 INSTALL = "pip install 'recsys-embed[tracking]'"
@@ -318,9 +319,9 @@ def _finite(values: Mapping[str, Any]) -> dict[str, float]:
 
 def _sizes(ledger: pd.DataFrame, features: Sequence[Feature]) -> pd.DataFrame:
     """Cardinality beside the rows and width of every table that a feature reads: one file, not a thousand metrics."""
-    columns = [c for c in ("feature", "part", "table", "rows", "width", "serve_bytes") if c in ledger.columns]
+    columns = ["feature", "part", "table", "rows", "width", "serve_bytes"]
     sizes = pd.DataFrame({"feature": [f.name for f in features], "cardinality": [f.cardinality for f in features]})
-    return ledger[columns].merge(sizes, on="feature", how="outer") if "feature" in columns else ledger[columns]
+    return ledger.loc[ledger["part"] != VOCABULARY, columns].merge(sizes, on="feature", how="outer")
 
 
 def _artifacts_beside(uri: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from recsys_embed import export as export_module
 from recsys_embed import jobs
@@ -63,6 +66,23 @@ def test_predictions_equal_the_trainers(trained: tuple[Path, Trained], rows: pd.
     shuffled = rows.sample(frac=1, random_state=0)[["tags", "price", "user", "item"]].assign(noise="x")
     np.testing.assert_allclose(predictor.predict(shuffled).loc[rows.index], scores, atol=1e-6)
     assert predictor.predict(rows.head(0)).empty
+
+
+def test_the_ledger_has_the_strings_of_the_vocabulary_beside_the_budget(trained: tuple[Path, Trained]) -> None:
+    folder, ledger, row = trained[0] / "encoder", trained[1].ledger, trained[1].row
+    files = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))["vocabularies"]
+    strings = ledger[ledger["part"] == "vocabulary"]
+    assert strings["table"].tolist() == strings["feature"].tolist() == ["user", "item", "tags"]
+    assert strings["host_bytes"].tolist() == [(folder / files[name]).stat().st_size for name in strings["table"]]
+    assert strings["rows"].tolist() == [pq.read_metadata(folder / files[name]).num_rows for name in strings["table"]]
+    assert not strings[["width", "train_bytes", "checkpoint_bytes", "serve_bytes"]].any(axis=None)
+    assert not ledger.loc[ledger["part"] != "vocabulary", "host_bytes"].any()
+    # The budget counts the tensors and nothing else.
+    tensors = load_file(trained[0] / "model.safetensors")
+    stored = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("embedding."))
+    assert row["serve_bytes"] == ledger["serve_bytes"].sum() == stored <= row["budget_bytes"]
+    assert row["host_bytes"] == strings["host_bytes"].sum()
+    assert sum(row["parts"].values()) == row["serve_bytes"]
 
 
 def test_unseen_values_are_one_unseen_id(trained: tuple[Path, Trained], rows: pd.DataFrame) -> None:

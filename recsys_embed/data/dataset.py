@@ -54,6 +54,10 @@ class EncodedDataset:
         """Dense columns: scaled numbers, then the flags of those that are sometimes missing."""
         return self.encoder.dense
 
+    def vocabulary_bytes(self) -> dict[str, int]:
+        """Bytes of each vocabulary's file, strings and their counts, by its name; an exported model has the same."""
+        return {name: (self.path / "encoder" / file).stat().st_size for name, file in self.encoder.files.items()}
+
     def rows(self, split: str) -> int:
         """The number of rows of ``train``, ``val`` or ``test``."""
         return int(self.schema["rows"][_known(split)])

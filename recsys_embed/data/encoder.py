@@ -44,6 +44,11 @@ class Encoder:
         """The dense columns: scaled numbers, then a flag for those that are sometimes missing."""
         return (*(s.column for s in self.scalers), *(f"{s.column}:missing" for s in self.scalers if s.flag))
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The name of each vocabulary's file in the folder that :meth:`save` writes."""
+        return {name: f"vocabulary-{i}.parquet" for i, name in enumerate(self.vocabularies)}
+
     def encode(self, frame: pd.DataFrame) -> Batch:
         """Raw rows as one batch, in their order. Values not seen in training become id 0.
 
@@ -78,15 +83,14 @@ class Encoder:
     def save(self, folder: Path) -> None:
         """Write ``encoder.json`` and a Parquet file per vocabulary into a folder, which is made if needed."""
         folder.mkdir(parents=True, exist_ok=True)
-        files = {name: f"vocabulary-{i}.parquet" for i, name in enumerate(self.vocabularies)}
         for name, vocabulary in self.vocabularies.items():
-            vocabulary.save(folder / files[name])
+            vocabulary.save(folder / self.files[name])
         tree = {
             "format": FORMAT,
             "label": asdict(self.label),
             "features": [feature_tree(feature, self.separators.get(feature.name)) for feature in self.features],
             "scalers": [asdict(scaler) for scaler in self.scalers],
-            "vocabularies": files,
+            "vocabularies": self.files,
         }
         (folder / "encoder.json").write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -50,6 +50,7 @@ COLUMNS: dict[str, str] = {
     "train_bytes": "int",
     "checkpoint_bytes": "int",
     "serve_bytes": "int",
+    "host_bytes": "int",
     "samples_seen": "int",
     "wall_seconds": "float",
     "train_samples_per_second": "float",
@@ -76,6 +77,8 @@ COLUMNS: dict[str, str] = {
 _DTYPES = {"text": "str", "json": "str", "int": "Int64", "float": "float64", "flag": "bool"}
 _NEEDED = ("dataset", "fingerprint", "model", "strategy", "seed", "run", "status")
 _OK_NEEDS = ("serve_bytes",)
+_YOUNGER = ("host_bytes",)
+"""Columns that files written before them lack; they are read as missing."""
 
 
 def write_results(path: str | Path, rows: pd.DataFrame | Sequence[dict[str, Any]]) -> None:
@@ -132,6 +135,8 @@ def read_results(path: str | Path) -> pd.DataFrame:
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"cannot be read as a table of results: {error}", file=file) from error
     for name in COLUMNS:
+        if name in _YOUNGER and name not in raw.columns:
+            raw[name] = ""
         if name not in raw.columns:
             raise DataError("the column is missing", file=file, column=name)
     if raw.empty:

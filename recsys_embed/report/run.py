@@ -25,6 +25,7 @@ from recsys_embed.config import Config, StrategyNode
 from recsys_embed.data import EncodedDataset
 from recsys_embed.errors import BudgetError, DivergedError
 from recsys_embed.files import atomic_write
+from recsys_embed.ledger import with_vocabularies
 from recsys_embed.provenance import code_digest, peak_rss_bytes, reset_peak_rss, versions
 from recsys_embed.recommender import Recommender, build_recommender
 from recsys_embed.report.results import COLUMNS, predictions_path, write_predictions
@@ -100,7 +101,8 @@ def train_and_measure(
     predict_seconds = time.perf_counter() - predict_begin
     test = evaluate(dataset.labels("test"), scores, dataset.buckets("test"))
 
-    ledger = _ledger(model, config)
+    layer = _ledger(model, config)
+    ledger = with_vocabularies(layer, dataset.features, dataset.vocabulary_bytes())
     report = model.embedding.budget_report
     bayes = dataset.bayes or {}
     row = describe(cell, dataset) | {
@@ -110,7 +112,7 @@ def train_and_measure(
         "val_auc": result.val["auc"],
         **{f"test_{name}": test[name] for name in ("auc", "logloss", "ne", "calibration")},
         **{name: test[name] for name in ("auc_head", "auc_torso", "auc_tail", "auc_unseen")},
-        **{name: int(ledger[name].sum()) for name in ("train_bytes", "checkpoint_bytes", "serve_bytes")},
+        **{name: int(ledger[name].sum()) for name in ("train_bytes", "checkpoint_bytes", "serve_bytes", "host_bytes")},
         "samples_seen": result.samples_seen,
         "wall_seconds": time.perf_counter() - begin,
         "train_samples_per_second": result.train_samples_per_second,
@@ -123,7 +125,7 @@ def train_and_measure(
         "full_bytes": report.full_bytes,
         "bayes_auc": bayes.get("auc"),
         "bayes_logloss": bayes.get("logloss"),
-        "parts": _parts(ledger),
+        "parts": _parts(layer),
     }
     return Trained(model, result, {name: _plain(row.get(name)) for name in COLUMNS}, ledger, scores)
 

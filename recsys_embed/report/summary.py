@@ -136,6 +136,12 @@ class Section:
         return float(known.max()) if len(known) else (self.full.bytes if self.full else float("nan"))
 
     @property
+    def host_bytes(self) -> float:
+        """Bytes of the vocabularies, which are beside every budget; NaN where no run says."""
+        known = self.runs["host_bytes"].dropna()
+        return float(known.max()) if len(known) else float("nan")
+
+    @property
     def bayes(self) -> float:
         """The best AUC that the planted data allows; NaN for other data."""
         known = self.runs["bayes_auc"].dropna()

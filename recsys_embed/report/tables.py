@@ -368,7 +368,7 @@ def protocol(section: Section) -> list[tuple[str, str]]:
     facts.append(("Tuning", "every run tuned" if tuned.all() else "some runs tuned" if tuned.any() else _UNTUNED))
     facts += [
         ("Selection", "The best epoch is chosen on validation. The test split is read once, after training."),
-        ("Bytes", _BYTES),
+        ("Bytes", _BYTES + _beside(section)),
         ("Head to unseen", _HEAD),
     ]
     if section.draws:
@@ -388,6 +388,13 @@ _HEAD = (
     "A test row is unseen when one of its single-valued ids did not occur in training. The others are cut in thirds by "
     "the training count of their rarest single-valued id: head, torso, tail. AUC is undefined on a single class."
 )
+
+
+def _beside(section: Section) -> str:
+    size = section.host_bytes
+    if np.isnan(size):
+        return ""
+    return f" Beside every budget: the vocabulary’s strings, which turn raw rows into ids, {format_bytes(size)}."
 
 
 def _intervals(section: Section) -> str:

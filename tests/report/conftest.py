@@ -118,6 +118,7 @@ def write_study(
                         "kept_fraction": kept if budget else None,
                         "full_bytes": FULL_BYTES,
                         "serve_bytes": size,
+                        "host_bytes": 2_300_000,
                         "train_bytes": size * 1.3,
                         "checkpoint_bytes": size * 1.1,
                         "coarse": method.coarse,

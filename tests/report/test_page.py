@@ -184,6 +184,16 @@ def test_scores_that_do_not_belong_to_the_results_are_refused(folder: Path, tmp_
     assert caught.value.column == "row"
 
 
+def test_what_is_beside_the_budget_is_told_once_where_it_is_known(folder: Path, tmp_path: Path) -> None:
+    told = "Beside every budget: the vocabulary’s strings, which turn raw rows into ids, 2.3 MB."
+    for name in (HTML, MARKDOWN):
+        assert (folder / name).read_text(encoding="utf-8").count(told) == 1
+    # A file from before the column existed.
+    frame = pd.read_csv(folder / RESULTS, dtype=str, keep_default_na=False)
+    frame.drop(columns="host_bytes").to_csv(tmp_path / RESULTS, index=False)
+    assert "Beside every budget" not in write_page(tmp_path).read_text(encoding="utf-8")
+
+
 # --- the page ------------------------------------------------------------------------------------------------
 
 

@@ -61,9 +61,20 @@ class CompositionalConfig(StrategyNode):
     partitions: int = Field(default=2, ge=2, le=4)
 
 
-StrategyConfig = Annotated[FullConfig | HashConfig | UnifiedConfig | CompositionalConfig, Field(discriminator="name")]
+class RobeConfig(StrategyNode):
+    """ROBE: every feature reads blocks of ``block`` neighbouring floats of one array, with hashed signs."""
+
+    name: Literal["robe"] = "robe"
+    block: int = Field(default=8, ge=1)
+    signs: bool = True
+
+
+StrategyConfig = Annotated[
+    FullConfig | HashConfig | UnifiedConfig | CompositionalConfig | RobeConfig, Field(discriminator="name")
+]
 STRATEGIES: dict[str, type[StrategyNode]] = {
-    cls.model_fields["name"].default: cls for cls in (FullConfig, HashConfig, UnifiedConfig, CompositionalConfig)
+    cls.model_fields["name"].default: cls
+    for cls in (FullConfig, HashConfig, UnifiedConfig, CompositionalConfig, RobeConfig)
 }
 
 

@@ -49,6 +49,28 @@ def mix(values: Tensor) -> Tensor:
     return values
 
 
+SIGNS = 32
+"""Signs that one hash gives: its high bits. Of sequential ids, low bits 4 to 6 agree with the ones 31 places further up
+in 52 % of cases and not in 50 %, for the last step of the mix folds the one onto the other."""
+
+
+def hash_signs(values: Tensor, seeds: Tensor, count: int) -> Tensor:
+    """Signs of any integer values: -1 or +1, ``count`` for each, one from each of the high bits of its hashes.
+
+    Args:
+        values: integer ids ``[..., 1]``.
+        seeds: ``int64`` seeds ``[..., ceil(count / SIGNS)]``, broadcastable against ``values``.
+        count: signs for each value.
+
+    Returns:
+        ``int8`` signs ``[..., count]``, of the broadcast shape; ``values`` is left as it was.
+    """
+    bits = mix(values.to(torch.int64) + seeds).unsqueeze(-1)
+    places = torch.arange(32, 32 + min(count, SIGNS), device=bits.device)
+    ones = (bits >> places).bitwise_and_(1).to(torch.int8)
+    return ones.flatten(-2)[..., :count].mul_(2).sub_(1)
+
+
 def hash_rows(values: Tensor, seeds: Tensor, rows: Tensor) -> Tensor:
     """Row numbers in ``[0, rows)`` of any integer values.
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from recsys_embed import BudgetError, ByteBudget, ConfigError, EmbeddingLayer, Feature
 from recsys_embed.budget import EXACT_SHARE, plan
-from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, StrategyNode, UnifiedConfig
+from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, RobeConfig, StrategyNode, UnifiedConfig
 from recsys_embed.embeddings.base import apportion
 
 CONFIGS: list[StrategyNode] = [
@@ -17,6 +17,7 @@ CONFIGS: list[StrategyNode] = [
     CompositionalConfig(),
     CompositionalConfig(operation="add", partitions=3),
     CompositionalConfig(operation="concat"),
+    RobeConfig(),
 ]
 SIZES = st.lists(st.sampled_from([1, 2, 3, 7, 40, 500, 7000, 60_000]), min_size=1, max_size=10)
 

@@ -229,7 +229,7 @@ def test_prepare_and_budget_tell_without_training() -> None:
 
 def test_the_catalogue_names_every_strategy_and_model() -> None:
     strategies = json.loads(run("strategies", "--json").stdout)
-    assert [one["name"] for one in strategies] == ["full", "hash", "unified", "compositional"]
+    assert [one["name"] for one in strategies] == ["full", "hash", "unified", "compositional", "robe"]
     assert all(one["use"] and one["paper"] and one["smallest"] for one in strategies)
     models = json.loads(run("models", "--json").stdout)
     assert {one["name"]: one["paper"] for one in models} == {"dcn_v2": "2008.13535", "dlrm": "1906.00091"}

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_embed.hashing import hash_rows, mix, seed_of
+from recsys_embed.hashing import SIGNS, hash_rows, hash_signs, mix, seed_of
 
 MASK = 2**64 - 1
 
@@ -47,7 +47,16 @@ ROWS = [
 def test_input_is_left_alone():
     values = torch.arange(10)
     hash_rows(values, torch.tensor(5), torch.tensor(100))
+    hash_signs(values.unsqueeze(1), torch.tensor([5]), 3)
     assert torch.equal(values, torch.arange(10))
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(1, 70))
+def test_signs_are_the_high_bits_of_the_hashes(value: int, seed: int, count: int):
+    seeds = [(seed + 977 * word + 2**63) % 2**64 - 2**63 for word in range(-(-count // SIGNS))]
+    got = hash_signs(torch.tensor([value]), torch.tensor(seeds), count)
+    halves = [slow_row(value, one, 2**32) for one in seeds]
+    assert got.tolist() == [1 if halves[c // SIGNS] >> c % SIGNS & 1 else -1 for c in range(count)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -28,7 +28,7 @@ def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommende
 
 
 @pytest.mark.parametrize(
-    "strategy", ["full", "hash", "unified", "compositional", {"user": "compositional", "*": "hash"}], ids=str
+    "strategy", ["full", "hash", "unified", "compositional", "robe", {"user": "compositional", "*": "hash"}], ids=str
 )
 def test_a_saved_program_scores_as_the_model(tmp_path: Path, strategy: Any):
     model = build(strategy if strategy != "full" else {"user": "hash", "*": "full"})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, StrategyNode, UnifiedConfig
+from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, RobeConfig, StrategyNode, UnifiedConfig
 from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec
 from recsys_embed.embeddings.compositional import Compositional
 from recsys_embed.embeddings.full import Full
 from recsys_embed.embeddings.hash import Hash
+from recsys_embed.embeddings.robe import Robe
 from recsys_embed.embeddings.unified import Unified
 
 CLASSES: dict[type[StrategyNode], type[Strategy]] = {
@@ -14,7 +15,8 @@ CLASSES: dict[type[StrategyNode], type[Strategy]] = {
     HashConfig: Hash,
     UnifiedConfig: Unified,
     CompositionalConfig: Compositional,
+    RobeConfig: Robe,
 }
 """The strategy that each config node builds."""
 
-__all__ = ["CLASSES", "Compositional", "Full", "Hash", "Lookup", "Strategy", "TableSpec", "Unified"]
+__all__ = ["CLASSES", "Compositional", "Full", "Hash", "Lookup", "Robe", "Strategy", "TableSpec", "Unified"]

@@ -50,6 +50,38 @@ class Hash(IndexMap):
         return hash_rows(ids.lanes(), ids.spread(self.seeds), ids.spread(self.rows))
 
 
+class Blocks(IndexMap):
+    """Slots in blocks of ``length`` neighbouring rows of one table, each block beginning at a hash of the id.
+
+    Slot s reads row (hash of block s div length + s mod length) mod rows: a block may begin at any row and goes round
+    the end of the table. The last block is shorter where ``length`` does not divide the number of slots.
+    """
+
+    seeds: Tensor
+    rows: Tensor
+    block_of: Tensor
+    shifts: Tensor
+
+    def __init__(self, seeds: Sequence[Sequence[int]], rows: int, length: int, slots: int) -> None:
+        """``seeds [F, blocks]``; ``length <= rows``, so that the rows of a block are distinct."""
+        super().__init__()
+        _check_rows([[rows]])
+        if not 1 <= length <= rows:
+            raise ValueError(f"a block of a table of {rows} rows has between 1 and {rows} of them, got {length}")
+        slot = torch.arange(slots)
+        self.register_buffer("seeds", torch.tensor(seeds, dtype=torch.int64), persistent=False)
+        self.register_buffer("rows", torch.tensor(rows), persistent=False)
+        self.register_buffer("block_of", slot // length, persistent=False)
+        # How far the slot is from going round: negative row numbers are those that do not reach the end.
+        self.register_buffer("shifts", (slot % length - rows).unsqueeze(1), persistent=False)
+
+    def forward(self, ids: Ids) -> Tensor:
+        """See :func:`recsys_embed.hashing.hash_rows`."""
+        starts = hash_rows(ids.lanes(), ids.spread(self.seeds), self.rows)
+        rows = starts.index_select(-2, self.block_of).add_(self.shifts)
+        return rows.add_((rows >> 63).bitwise_and_(self.rows))
+
+
 class Digits(IndexMap):
     """Row = (id div divisor) mod base: the digits of the id in a mixed radix, in integer arithmetic only.
 

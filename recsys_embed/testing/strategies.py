@@ -9,6 +9,7 @@ A test module subclasses :class:`StrategyContract` and names the config::
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -65,7 +66,8 @@ def slow_vectors(layer: EmbeddingLayer, ids: Ids) -> np.ndarray:
                         )
                         for name, homes in strategy.reads().items()
                     }
-                    vector = strategy.combine(rows, lookup).numpy()
+                    aux = {name: integers[0, place] for name, integers in lookup.aux.items()}
+                    vector = strategy.combine(rows, replace(lookup, aux=aux)).numpy()
                     out[b, f] += vector / (len(bag) if feature.multi_valued and feature.pooling == "mean" else 1)
     return out
 

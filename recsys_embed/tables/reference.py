@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule, draw
+from recsys_embed.tables.sums import add_rows, sums_by_row
 
 
 class ReferenceTables(Tables):
@@ -78,16 +79,13 @@ class ReferenceTables(Tables):
                 gradients = gradients * request.weights.to(gradients.dtype).unsqueeze(1)
         if rows.numel() == 0:
             return
-        touched, inverse = torch.unique(rows, return_inverse=True)
-        summed = torch.zeros(touched.numel(), width, dtype=gradients.dtype, device=gradients.device)
-        summed.index_add_(0, inverse, gradients)
-        self._update(width, touched, summed)
+        self._update(width, *sums_by_row(rows, gradients, self._store(width).shape[0]))
 
     def _update(self, width: int, rows: Tensor, gradient: Tensor) -> None:
         assert self.rule is not None
         store = self._store(width)
         if self.rule.name == "sgd":
-            store.index_add_(0, rows, gradient, alpha=-self._lr)
+            add_rows(store, rows, gradient, -self._lr)
             return
         state = self._state(width)
         squared = gradient.square()
@@ -95,7 +93,7 @@ class ReferenceTables(Tables):
             squared = squared.mean(dim=1, keepdim=True)
         sums = state[rows] + squared
         state[rows] = sums
-        store.index_add_(0, rows, gradient / (sums.sqrt() + self.rule.eps), alpha=-self._lr)
+        add_rows(store, rows, gradient / (sums.sqrt() + self.rule.eps), -self._lr)
 
     def get(self, name: str) -> Tensor:
         """A view into the store."""

@@ -42,8 +42,9 @@ class EmbeddingLayer(nn.Module):
         decay: weight of the squared rows read in :meth:`penalty`, a mean over samples.
         seed: seed of the initial weights.
         hash_seed: seed of the hashes.
-        backend: ``"reference"``, ``"fused"`` (FBGEMM), or ``"auto"``: fused where it can hold the tables. Used once
-            :meth:`optimizer` is called; until then tables are ordinary parameters.
+        backend: ``"reference"``, ``"fused"`` (FBGEMM), or ``"auto"``: fused where it can hold the tables without
+            more than doubling their bytes by padding. Used once :meth:`optimizer` is called; until then tables are
+            ordinary parameters.
 
     Raises:
         BudgetError: no size of the strategy fits; raised before anything is allocated.
@@ -242,9 +243,11 @@ class EmbeddingLayer(nn.Module):
     def _trained_tables(self, rule: UpdateRule) -> Tables:
         assert isinstance(self.tables, ReferenceTables)
         if self.backend != "reference":
-            from recsys_embed.tables.fused import FusedTables, refusal
+            from recsys_embed.tables.fused import FusedTables, extravagance, refusal
 
             why = refusal(self._sizes.device, self.tables.groups)
+            if why is None and self.backend == "auto":
+                why = extravagance(self.tables.specs.values())
             if why is None:
                 return FusedTables(self.tables, rule, self._sizes.device)
             if self.backend == "fused":

@@ -9,19 +9,22 @@ be asked for here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from recsys_embed.doctor import check_stack
-from recsys_embed.embeddings.base import Rows
+from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
 
 MULTIPLE = 4
+
+PADDING = 2
+"""Where padding would multiply the weights by more than this, ``auto`` leaves them to the reference back end."""
 
 
 class FusedTables(Tables):
@@ -161,7 +164,7 @@ class FusedTables(Tables):
 
     def padded_width(self, width: int) -> int:
         """The next multiple of four."""
-        return -(-width // MULTIPLE) * MULTIPLE
+        return _padded(width)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FusedTables:
         there = self._weights[0][0].detach()[:0]
@@ -195,3 +198,21 @@ def refusal(device: torch.device, groups: Sequence[Group]) -> str | None:
     if wide > 1024:
         return f"FBGEMM returns wrong rows above width 1024, got {wide}"
     return None
+
+
+def extravagance(specs: Iterable[TableSpec]) -> str | None:
+    """Why ``auto`` leaves these tables alone although FBGEMM can hold them, or ``None``.
+
+    Only width 1 can be refused: a flat array takes four times its bytes, for a step that is no faster until the array
+    is several times as long as a batch has occurrences.
+    """
+    specs = list(specs)
+    weights = sum(spec.rows * spec.width for spec in specs)
+    padded = sum(spec.rows * _padded(spec.width) for spec in specs)
+    if padded > PADDING * weights:
+        return f"FBGEMM pads rows to {MULTIPLE} floats, and would store {padded} weights instead of {weights}"
+    return None
+
+
+def _padded(width: int) -> int:
+    return -(-width // MULTIPLE) * MULTIPLE

@@ -4,13 +4,21 @@ import pytest
 import torch
 
 from recsys_embed import EmbeddingLayer, Feature
-from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, StrategyNode, UnifiedConfig
+from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, RobeConfig, StrategyNode, UnifiedConfig
 from recsys_embed.features import Ids
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
 
 pytest.importorskip("fbgemm_gpu", reason="the fused back end needs FBGEMM")
 
-STRATEGIES = [FullConfig(), HashConfig(), UnifiedConfig(), CompositionalConfig(), CompositionalConfig(operation="add")]
+STRATEGIES = [
+    FullConfig(),
+    HashConfig(),
+    UnifiedConfig(),
+    CompositionalConfig(),
+    CompositionalConfig(operation="add"),
+    RobeConfig(),
+    RobeConfig(block=3, signs=False),
+]
 RULES = [("sgd", 0.05), ("adagrad", 0.05), ("rowwise_adagrad", 0.05)]
 SHARED = (Feature("a", 500), Feature("b", 40), Feature("c", vocabulary="a"), Feature("d", vocabulary="b"))
 
@@ -149,9 +157,9 @@ def test_initial_weights_are_the_same_everywhere_and_differ_by_seed():
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise_adagrad"])
 @pytest.mark.parametrize("backend", ["reference", "fused"])
-@pytest.mark.parametrize("dim", [8, 30])
-def test_training_bytes_are_those_of_the_tensors(backend: str, rule: str, dim: int):
-    emb = EmbeddingLayer(FEATURES, dim, strategy="hash", budget=0.3, backend=backend)
+@pytest.mark.parametrize(("strategy", "dim"), [("hash", 8), ("hash", 30), ("robe", 8)])
+def test_training_bytes_are_those_of_the_tensors(backend: str, rule: str, strategy: str, dim: int):
+    emb = EmbeddingLayer(FEATURES, dim, strategy=strategy, budget=0.3, backend=backend)
     optimizer = emb.optimizer(rule, lr=0.1)
     ledger = emb.ledger()
     state = sum(s["sum"].numel() * 4 for s in optimizer.state_dict()["state"].values())
@@ -176,3 +184,18 @@ def test_fused_tables_refuse_to_move():
     assert emb.to("cpu") is emb
     with pytest.raises(ConfigError, match=r"move the layer before optimizer\(\)"):
         emb.double()
+
+
+def test_auto_leaves_alone_what_padding_would_multiply():
+    def tables(strategy: StrategyNode, backend: str) -> str:
+        emb = EmbeddingLayer(FEATURES, 4, strategy=strategy, budget=0.5, exact=(), backend=backend)
+        emb.optimizer("rowwise_adagrad", lr=0.1)
+        return type(emb.tables).__name__
+
+    assert tables(RobeConfig(), "auto") == tables(UnifiedConfig(chunks=4), "auto") == "ReferenceTables"
+    assert tables(UnifiedConfig(chunks=2), "auto") == tables(UnifiedConfig(chunks=1), "auto") == "FusedTables"
+    assert tables(RobeConfig(), "fused") == "FusedTables"
+    # By bytes, not by name: a small array beside large tables of width 4 goes with them.
+    mixed = EmbeddingLayer(FEATURES, 4, strategy={"city": "robe", "*": "full"}, budget=0.99, exact=())
+    mixed.optimizer("sgd", lr=0.1)
+    assert type(mixed.tables).__name__ == "FusedTables"

@@ -117,6 +117,11 @@ class Ids:
         bounds = torch.tensor(self.bounds(), device=constants.device)
         return constants.repeat_interleave(bounds.diff(), dim=0, output_size=self.values.numel()).t()
 
+    def to(self, device: torch.device) -> Ids:
+        """The same batch on a device."""
+        move = [None if one is None else one.to(device) for one in (self.offsets, self.weights)]
+        return Ids(self.values.to(device), self.features, *move)
+
     def jagged(self) -> Ids:
         """The same batch with offsets, also where every bag holds one id."""
         if self.offsets is not None:

@@ -31,6 +31,12 @@ class Batch:
     dense: Tensor
     label: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; itself where it is there already."""
+        if self.label.device == device:
+            return self
+        return Batch(self.ids.to(device), self.dense.to(device), self.label.to(device))
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -52,8 +58,11 @@ class Columns:
         )
 
 
-def batches(columns: Columns, batch_size: int, shuffle_seed: int | None = None) -> Iterator[Batch]:
-    """All rows once, in file order or in an order that the seed fixes; the last batch may be short."""
+def batches(columns: Columns, batch_size: int, shuffle_seed: int | None = None, start: int = 0) -> Iterator[Batch]:
+    """All rows once, in file order or in an order that the seed fixes; the last batch may be short.
+
+    The first ``start`` batches are left out, without reading their rows.
+    """
     count = len(columns)
     order = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
     if shuffle_seed is not None:
@@ -61,10 +70,11 @@ def batches(columns: Columns, batch_size: int, shuffle_seed: int | None = None) 
     whole = count - count % batch_size
     width = len(columns.ids) + len(columns.dense) + 1
     block = max(1, BLOCK_NUMBERS // (width * batch_size)) * batch_size
-    for start in range(0, whole, block):
-        rows = order[start : min(start + block, whole)]
+    first = start * batch_size
+    for begin in range(first, whole, block):
+        rows = order[begin : min(begin + block, whole)]
         yield from gather(columns, rows, len(rows) // batch_size)
-    if whole < count:
+    if max(whole, first) < count:
         yield from gather(columns, order[whole:], 1)
 
 

@@ -72,9 +72,14 @@ class EncodedDataset:
             self._columns[split] = open_split(self.path / f"{_known(split)}.arrow", len(self.features))
         return self._columns[split]
 
-    def batches(self, split: str, batch_size: int, *, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """All rows once, in file order, or shuffled as a whole; the last batch may be short."""
-        return batches(self.columns(split), batch_size, shuffle_seed)
+    def batches(
+        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0
+    ) -> Iterator[Batch]:
+        """All rows once, in file order, or shuffled as a whole; the last batch may be short.
+
+        The first ``start`` batches are left out without reading them.
+        """
+        return batches(self.columns(split), batch_size, shuffle_seed, start)
 
     def buckets(self, split: str) -> np.ndarray:
         """How well training knows each row, ``[rows]`` int8: 0 head, 1 torso, 2 tail, 3 unseen.

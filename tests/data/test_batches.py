@@ -94,3 +94,21 @@ def test_columns_without_rows_or_dense() -> None:
     empty = Columns((np.zeros(3, np.int32),), (), np.zeros(3, np.float32))
     assert next(batches(empty, 2)).dense.shape == (2, 0)
     assert list(batches(empty.take(np.arange(0)), 2)) == []
+
+
+@pytest.mark.parametrize("kinds", ["ss", "sm"])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_batches_that_are_skipped_are_not_read(kinds: str, seed: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, read = columns(103, kinds), []
+    whole = list(batches(source, 10, seed))
+    plain = module.gather
+    monkeypatch.setattr(module, "gather", lambda columns, rows, count: read.extend(rows) or plain(columns, rows, count))
+    for start in range(12):
+        read.clear()
+        rest = list(batches(source, 10, seed, start))
+        assert len(rest) == max(11 - start, 0)
+        assert len(read) == max(103 - 10 * start, 0)
+        for one, other in zip(rest, whole[start:], strict=True):
+            assert torch.equal(one.label, other.label)
+            assert torch.equal(one.ids.values, other.ids.values)
+            assert torch.equal(one.dense, other.dense)

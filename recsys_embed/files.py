@@ -88,6 +88,32 @@ def atomic_write(path: str | os.PathLike[str], data: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def only_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder and hold it for this block: nobody else's block for it can begin until then.
+
+    The lock is the system's on the folder itself: it leaves no file behind and ends with the process. Where there are
+    no locks (Windows, some network file systems) nothing is held.
+
+    Raises:
+        CheckpointError: somebody holds the folder, or it cannot be made; names it.
+    """
+    target = Path(folder)
+    with _typed_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        descriptor = None if sys.platform == "win32" else os.open(target, os.O_RDONLY)
+    try:
+        if descriptor is not None and _lock(descriptor) is False:
+            raise CheckpointError(
+                f"{target}: another run is writing here: wait until it has ended, or take another output folder",
+                file=str(target),
+            )
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def clean(path: str | os.PathLike[str]) -> None:
     """Remove what dead processes left beside ``path``; put an old folder back whose replacement never arrived."""
     target = Path(path)

@@ -233,7 +233,11 @@ class OptimizerConfig(Node):
 
 
 class TrainingConfig(Node):
-    """The training protocol: early stopping on validation, the best weights kept."""
+    """The training protocol: early stopping on validation, the best weights kept.
+
+    A checkpoint is written after every epoch and, with ``checkpoint_steps``, each so many steps; the newest
+    ``keep_checkpoints`` are kept, and the best epochs of these.
+    """
 
     batch_size: int = Field(default=4096, ge=1)
     epochs: int = Field(default=10, ge=1)
@@ -245,6 +249,13 @@ class TrainingConfig(Node):
     seed: int = 0
     deterministic: bool = False
     threads: int | None = Field(default=None, ge=1)
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+
+    def protocol(self) -> dict[str, Any]:
+        """All that the outcome depends on, as plain values: how often a run is saved is not among it."""
+        return self.model_dump(mode="json", exclude={"checkpoint_steps", "keep_checkpoints"})
 
 
 class StudyConfig(Node):

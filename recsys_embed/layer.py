@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from recsys_embed.budget import ByteBudget, Plan, plan
 from recsys_embed.config import EmbeddingConfig, StrategyNode
-from recsys_embed.embeddings.base import Lookup
+from recsys_embed.embeddings.base import Lookup, Strategy
 from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.features import Feature, Ids, resolve
 from recsys_embed.ids import as_ids
 from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of
 from recsys_embed.ledger import ledger
+from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage, agreed, check_names
 from recsys_embed.tables.base import Request, Tables, UpdateRule
 from recsys_embed.tables.optimizer import Read, TablesOptimizer
 from recsys_embed.tables.reference import ReferenceTables
@@ -55,6 +56,12 @@ class EmbeddingLayer(nn.Module):
     torch.Size([2, 2, 8])
     """
 
+    steps: int
+    """Updates so far (:meth:`after_step`); part of a run's state, as ``maintain`` is due by it."""
+
+    stages: tuple[Stage, ...]
+    """How the layer is trained; see :mod:`recsys_embed.stages`."""
+
     _sizes: Tensor
 
     def __init__(
@@ -83,6 +90,7 @@ class EmbeddingLayer(nn.Module):
         patterns = parse_strategy(strategy)
         self.plan: Plan = plan(self.features, dim, patterns, budget, exact=exact, hash_seed=hash_seed)
         self.strategies = nn.ModuleList(self.plan.strategies)
+        self.stages = _stages_of(self.plan.strategies)
         self._parts, groups = lay_out(self.strategies, self.features, decay=bool(decay))
         specs = [spec for part in self._parts for spec in part.strategy.tables()]
         names = [spec.name for spec in specs]
@@ -95,7 +103,8 @@ class EmbeddingLayer(nn.Module):
         self._optimizer: list[TablesOptimizer] = []  # in a list: no part of the module tree
         self._penalties: list[Tensor] = []
         self._lookups: dict[int, list[tuple[Part, Lookup]]] = {}
-        self._steps = 0
+        self.steps = 0
+        self._stage: str | None = None
 
     # --- the forward pass ------------------------------------------------------------------------------------
 
@@ -109,7 +118,10 @@ class EmbeddingLayer(nn.Module):
 
         Raises:
             DataError: an id outside ``[0, cardinality)``, with the feature, the sample and the value.
+            ConfigError: a forward pass to train by, of a strategy with stages of which none has begun.
         """
+        if self._stage is None and self.training and torch.is_grad_enabled():
+            self._refuse_without_stage()
         return self.lookup(self._checked(as_ids(ids, self.features)))
 
     def lookup(self, batch: Ids) -> Tensor:
@@ -268,11 +280,59 @@ class EmbeddingLayer(nn.Module):
                 if part.strategy.observes or part.strategy.maintain_every is not None:
                     name = type(part.strategy).__name__
                     raise ConfigError(f"strategy {name} changes tables in training: call optimizer() first")
-        self._steps += 1
+        self.steps += 1
         for part in self._parts:
             every = part.strategy.maintain_every
-            if every is not None and self._steps % every == 0:
+            if every is not None and self.steps % every == 0:
                 part.strategy.maintain(self.tables)
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids are expected."""
+        return self._sizes.device
+
+    # --- stages ----------------------------------------------------------------------------------------------
+
+    def begin_stage(self, name: str) -> None:
+        """Say that training is in this stage of :attr:`stages`; whoever runs the stages calls it, also on resuming.
+
+        Raises:
+            ConfigError: there is no such stage.
+        """
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise ConfigError(f"no stage {name!r}; there are {', '.join(names)}")
+        self._stage = name
+
+    def end_stage(self) -> None:
+        """The stage that was begun is over: what it found becomes state of the strategies.
+
+        For a strategy without stages of its own all of them together are its one, which ends with the last.
+        """
+        assert self._stage is not None
+        for part in self._parts:
+            own = part.strategy.stages()
+            if own != ONE_STAGE or self._stage == self.stages[-1].name:
+                part.strategy.finish(own[-1].name if own == ONE_STAGE else self._stage, self.tables)
+        self._penalties.clear()
+
+    def small_optimizers(self) -> list[tuple[str, Strategy, SmallOptimizer]]:
+        """The small parameters that only the steps naming them move: name, strategy and optimizer of each."""
+        return [
+            (name, part.strategy, optimizer)
+            for part in self._parts
+            for name, optimizer in part.strategy.small_optimizers().items()
+        ]
+
+    def _refuse_without_stage(self) -> None:
+        if self.stages == ONE_STAGE:
+            return
+        own = next(part.strategy for part in self._parts if part.strategy.stages() != ONE_STAGE)
+        raise ConfigError(
+            f"strategy {type(own).__name__} trains in stages ({', '.join(stage.name for stage in self.stages)}), which "
+            "recsys_embed.training.train runs; a loop of your own must do what the stages say, between "
+            "begin_stage(name) and end_stage()"
+        )
 
     @property
     def _observers(self) -> bool:
@@ -348,13 +408,26 @@ class EmbeddingLayer(nn.Module):
         twin.strategies = copy.deepcopy(self.strategies, memo)
         twin._parts, groups = lay_out(twin.strategies, twin.features, decay=bool(twin.decay))
         twin.register_buffer("_sizes", self._sizes.clone(), persistent=False)
-        twin._optimizer, twin._penalties, twin._lookups, twin._steps = [], [], {}, self._steps
+        twin._optimizer, twin._penalties, twin._lookups = [], [], {}
+        twin.stages, twin.steps, twin._stage = self.stages, self.steps, self._stage
         if self._optimizer:
             twin.tables = ReferenceTables(list(self.tables.specs.values()), groups, self.seed).to(self._sizes.device)
             twin.tables.load_state_dict(self.tables.state_dict())
         else:
             twin.tables = copy.deepcopy(self.tables, memo)
         return twin.train(self.training)
+
+
+def _stages_of(strategies: Sequence[Strategy]) -> tuple[Stage, ...]:
+    """The stages that the strategies agree on, checked against what they train."""
+    named = {f"{type(one).__name__} ({', '.join(f.name for f in one.features)})": one for one in strategies}
+    for name, one in named.items():
+        parameters = dict(one.named_parameters())
+        for small in one.small_optimizers():
+            if small not in parameters:
+                raise ConfigError(f"strategy {name} has an optimizer for {small!r}, which is none of its parameters")
+        check_names(one.stages(), one.small_optimizers())
+    return agreed({name: one.stages() for name, one in named.items()})
 
 
 def parse_strategy(strategy: str | StrategyNode | Mapping[str, Any]) -> dict[str, StrategyNode]:

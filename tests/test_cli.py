@@ -268,7 +268,7 @@ def test_an_interrupted_training_says_how_to_go_on(number: signal.Signals, code:
     command = [sys.executable, "-m", "recsys_embed", "train", "clicks.toml", "--out", "m", *long]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(Path("m").glob("checkpoints/*/epoch-*")) and time.monotonic() < deadline:
+    while not list(Path("m").glob("checkpoints/*/step-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)

@@ -13,6 +13,8 @@ from recsys_embed.errors import RecsysEmbedError
 class Terminated(KeyboardInterrupt):
     """SIGTERM: handled like Ctrl-C, so that whatever an interrupt would save is saved."""
 
+    exit_code = 143
+
 
 @contextlib.contextmanager
 def exit_codes(*, quiet: bool = False) -> Iterator[None]:
@@ -29,9 +31,7 @@ def exit_codes(*, quiet: bool = False) -> Iterator[None]:
         except KeyboardInterrupt as error:
             text = str(error) or "interrupted; the same command goes on from here"
             print(f"recsys-embed: {text}", file=sys.stderr)
-            raise SystemExit(
-                143 if isinstance(error, Terminated) or isinstance(error.__cause__, Terminated) else 130
-            ) from None
+            raise SystemExit(getattr(error, "exit_code", 130)) from None
 
 
 @contextlib.contextmanager

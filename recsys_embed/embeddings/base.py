@@ -184,7 +184,8 @@ class Strategy(nn.Module, ABC):
         return gradient
 
     def finish(self, stage: str, tables: TableAccess) -> None:
-        """A stage has ended: what it found becomes state. Called once, on all ranks."""
+        """A stage has ended: what it found becomes state. Called on all ranks, and again where a run resumes before the
+        next stage's first step was saved: from the same state it does the same."""
 
     @property
     def observes(self) -> bool:

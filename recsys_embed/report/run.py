@@ -61,7 +61,8 @@ class Cell:
 
     def digest(self, fingerprint: str) -> str:
         """The run's identity: config, data and code."""
-        tree = self.config.model_dump(mode="json", include={"model", "embedding", "training"})
+        tree = self.config.model_dump(mode="json", include={"model", "embedding"})
+        tree["training"] = self.config.training.protocol()
         text = json.dumps([tree, fingerprint, code_digest()], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(text.encode())
 
@@ -134,7 +135,7 @@ def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
     """The columns that are known before training, the same for a run that fails."""
     config = cell.config
     protocol = {
-        "training": config.training.model_dump(mode="json", exclude={"seed"}),
+        "training": {name: value for name, value in config.training.protocol().items() if name != "seed"},
         "model": config.model.model_dump(mode="json"),
         "embedding": config.embedding.model_dump(mode="json", include={"exact", "on_unknown", "decay", "backend"}),
         "rows": {split: dataset.rows(split) for split in ("train", "val", "test")},

@@ -1,20 +1,22 @@
-"""The optimizers of a run: one for the tables, one for everything else, stepped together."""
+"""The optimizers of a run: one for the tables, one for everything else, and those of small parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from recsys_embed.config import TrainingConfig
+from recsys_embed.embeddings.base import Strategy
 from recsys_embed.errors import DivergedError
 from recsys_embed.recommender import Recommender
+from recsys_embed.stages import EVERYTHING, MODEL, TABLES, SmallOptimizer
 from recsys_embed.tables.optimizer import TablesOptimizer
 
 _DENSE: dict[str, type[Optimizer]] = {
@@ -25,11 +27,12 @@ _DENSE: dict[str, type[Optimizer]] = {
 
 
 class Optimizers:
-    """Clips, steps, clears and warms up.
+    """Clips, steps, clears and warms up whatever a step names; the rest stays bit for bit, optimizer state included.
 
     ``tables = "adam"`` leaves the tables ordinary parameters: one Adam trains them (at ``tables_lr``) and, where
     ``dense`` is Adam too, everything else in a parameter group beside them. Otherwise the embedding layer's own
-    optimizer updates the rows that were read.
+    optimizer updates the rows that were read. Small parameters with an optimizer of their own are neither clipped nor
+    warmed up.
     """
 
     def __init__(self, model: Recommender, config: TrainingConfig) -> None:
@@ -43,68 +46,56 @@ class Optimizers:
         else:
             self._tables = model.embedding.optimizer(settings.tables, lr=settings.tables_lr)
             self._by_name["tables"] = self._tables
-        among_tables = {id(parameter) for parameter in self._plain_tables}
-        dense = [parameter for parameter in model.parameters() if id(parameter) not in among_tables]
-        groups = [_group(dense, settings.dense_lr, settings.dense_decay)]
+        self._small = [_Small.of(*one) for one in model.embedding.small_optimizers()]
+        apart = {id(parameter) for parameter in [*self._plain_tables, *(small.parameter for small in self._small)]}
+        self._dense = [parameter for parameter in model.parameters() if id(parameter) not in apart]
+        groups = [_group(self._dense, settings.dense_lr, settings.dense_decay)]
         if self._plain_tables and settings.dense == "adam":
             groups.append(_group(self._plain_tables, settings.tables_lr, 0.0))
         elif self._plain_tables:
             self._by_name["tables"] = _make("adam", [_group(self._plain_tables, settings.tables_lr, 0.0)])
         self._by_name["dense"] = _make(settings.dense, groups)
-        self._parameters = dense + self._plain_tables
-        self._schedulers = {name: LambdaLR(one, self._factor) for name, one in self._by_name.items()}
+        self._rates = {name: [g["lr"] for g in one.param_groups] for name, one in self._by_name.items()}
         self._steps = 0
+        self._warm_up()
 
-    def _factor(self, step: int) -> float:
-        """Linear warm-up: the first step runs at 1/warmup_steps of the rate, the last of them at all of it."""
-        return min(1.0, (step + 1) / max(self._warmup_steps, 1))
-
-    def step(self) -> None:
-        """Apply the gradients that have arrived, then discard them.
+    def step(self, trains: frozenset[str] = EVERYTHING) -> None:
+        """Apply the gradients that have arrived to what ``trains`` names, then discard them all.
 
         Raises:
-            DivergedError: a gradient of a table is not finite, or, where gradients are clipped, any; no table and
-                no other weight has changed.
+            DivergedError: a gradient of a table or small parameter is not finite, or, where gradients are clipped,
+                any; nothing has changed.
         """
+        self._drop_all_but(trains)
         if self._clip_norm is not None:
             self._clip(self._clip_norm)
-        for parameter in self._plain_tables:
-            # A sum is finite unless a term is not, or it overflows: only then look closer.
-            gradient = parameter.grad
-            if gradient is not None and not math.isfinite(gradient.sum().item()) and not _finite(gradient):
-                raise DivergedError("the gradient of a table is not finite")
+        small = [one for one in self._small if one.name in trains]
+        watched = {"a table": self._plain_tables} | {f"{one.name!r}": [one.parameter] for one in small}
+        for what, parameters in watched.items():
+            for parameter in parameters:
+                if parameter.grad is not None and not _finite(parameter.grad):
+                    raise DivergedError(f"the gradient of {what} is not finite")
         for optimizer in self._by_name.values():  # the tables' first: it is the one that may refuse
-            optimizer.step()
+            if optimizer is self._tables or any(
+                p.grad is not None for g in optimizer.param_groups for p in g["params"]
+            ):
+                optimizer.step()
+        for one in small:
+            one.step()
         self.zero_grad()
-        if self._steps < self._warmup_steps:
-            for scheduler in self._schedulers.values():
-                scheduler.step()
         self._steps += 1
+        if self._steps <= self._warmup_steps:
+            self._warm_up()
 
     def zero_grad(self) -> None:
         """Discard the gradients that have arrived."""
-        for parameter in self._parameters:
-            parameter.grad = None
-        if self._tables is not None:
-            self._tables.zero_grad()
-
-    def _clip(self, limit: float) -> None:
-        """Scale all gradients together; those of the tables count once for each row that was read."""
-        leaves: list[Tensor] = [] if self._tables is None else self._tables.param_groups[0]["params"]
-        every = [*self._parameters, *leaves]
-        norm = get_total_norm([one.grad for one in every if one.grad is not None])
-        if math.isfinite(norm.item()):
-            clip_grads_with_norm_(every, limit, norm)
-            return
-        if self._tables is not None and not all(_finite(leaf.grad) for leaf in leaves if leaf.grad is not None):
-            self._tables.step()  # names the feature
-        raise DivergedError("the norm of the gradients is not finite")
+        self._drop_all_but(frozenset())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a resumed run needs, as named tensors and as plain values."""
         tensors: dict[str, Tensor] = {}
-        plain: dict[str, Any] = {"steps": self._steps, "optimizers": {}, "schedulers": {}}
-        for name, optimizer in self._by_name.items():
+        plain: dict[str, Any] = {"steps": self._steps, "optimizers": {}}
+        for name, optimizer in self._all().items():
             tree = optimizer.state_dict()
             entries = [(key, what, value) for key, state in tree["state"].items() for what, value in state.items()]
             for key, what, value in entries:
@@ -114,19 +105,81 @@ class Optimizers:
                 **tree,
                 "state": [[key, what, None if isinstance(value, Tensor) else value] for key, what, value in entries],
             }
-            plain["schedulers"][name] = self._schedulers[name].state_dict()
         return tensors, plain
 
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` gave."""
-        for name, optimizer in self._by_name.items():
+        for name, optimizer in self._all().items():
             tree = dict(plain["optimizers"][name])
             state: dict[Any, dict[str, Any]] = {}
             for key, what, value in tree["state"]:
                 state.setdefault(key, {})[what] = tensors.get(f"{name}.{key}.{what}", value)
             optimizer.load_state_dict({**tree, "state": state})
-            self._schedulers[name].load_state_dict(dict(plain["schedulers"][name]))
         self._steps = plain["steps"]
+
+    def _all(self) -> dict[str, Optimizer]:
+        return self._by_name | {f"small.{place}": one.optimizer for place, one in enumerate(self._small)}
+
+    def _drop_all_but(self, trains: frozenset[str]) -> None:
+        """Discard the gradients of whatever is not named: an optimizer leaves a parameter without one alone."""
+        if TABLES not in trains:
+            _clear(self._plain_tables)
+            if self._tables is not None:
+                self._tables.zero_grad()
+        if MODEL not in trains:
+            _clear(self._dense)
+        _clear([one.parameter for one in self._small if one.name not in trains])
+
+    def _warm_up(self) -> None:
+        """Linear: the first step runs at 1/warmup_steps of the rate, the last of them at all of it."""
+        factor = min(1.0, (self._steps + 1) / max(self._warmup_steps, 1))
+        for name, optimizer in self._by_name.items():
+            for group, rate in zip(optimizer.param_groups, self._rates[name], strict=True):
+                group["lr"] = rate * factor
+
+    def _clip(self, limit: float) -> None:
+        """Scale all gradients together; those of the tables count once for each row that was read."""
+        leaves: list[Tensor] = [] if self._tables is None else self._tables.param_groups[0]["params"]
+        every = [*self._dense, *self._plain_tables, *leaves]
+        norm = get_total_norm([one.grad for one in every if one.grad is not None])
+        if math.isfinite(norm.item()):
+            clip_grads_with_norm_(every, limit, norm)
+            return
+        if self._tables is not None and not all(_finite(leaf.grad) for leaf in leaves if leaf.grad is not None):
+            self._tables.step()  # names the feature
+        raise DivergedError("the norm of the gradients is not finite")
+
+
+@dataclass(frozen=True)
+class _Small:
+    """A small parameter with an optimizer of its own."""
+
+    name: str
+    strategy: Strategy
+    parameter: nn.Parameter
+    settings: SmallOptimizer
+    optimizer: Optimizer
+
+    @classmethod
+    def of(cls, name: str, strategy: Strategy, settings: SmallOptimizer) -> _Small:
+        parameter = strategy.get_parameter(name)
+        make: Any = _DENSE[settings.name]
+        return cls(name, strategy, parameter, settings, make([parameter], lr=settings.lr))
+
+    def step(self) -> None:
+        """Update by the gradient as the strategy wants it seen, then clamp."""
+        if self.parameter.grad is None:
+            return
+        self.parameter.grad = self.strategy.normalise(self.name, self.parameter.grad)
+        self.optimizer.step()
+        if self.settings.bounds is not None:
+            with torch.no_grad():
+                self.parameter.clamp_(*self.settings.bounds)
+
+
+def _clear(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def _group(parameters: list[nn.Parameter], lr: float, decay: float) -> dict[str, Any]:
@@ -141,5 +194,6 @@ def _make(name: str, groups: list[dict[str, Any]]) -> Optimizer:
     return optimizer
 
 
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+def _finite(gradient: Tensor) -> bool:
+    """A sum is finite unless a term is not, or it overflows: only then look closer."""
+    return math.isfinite(gradient.sum().item()) or bool(torch.isfinite(gradient).all())

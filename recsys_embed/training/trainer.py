@@ -1,9 +1,9 @@
-"""The one trainer: early stopping on validation, the best weights kept, one checkpoint per epoch.
+"""The one trainer: it runs the stages of the embedding layer, and goes on exactly where it was stopped.
 
-Shapes: B samples of a batch, F features, D width of a vector.
-
-The life of a step is that of the embedding layer: forward, finite check, backward, the optimizers, ``after_step``.
-The test split is not read here.
+Each part that a distributed run would do differently is in one place: which rows a step reads in
+:mod:`~recsys_embed.training.feed`, the step in :mod:`~recsys_embed.training.step`, scores of the validation split in
+:mod:`~recsys_embed.training.evaluation`, and what is saved in :mod:`~recsys_embed.training.saving`. The test split is
+not read here.
 """
 
 from __future__ import annotations
@@ -12,59 +12,38 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from recsys_embed.config import TrainingConfig
-from recsys_embed.errors import CheckpointError, DataError, DivergedError
-from recsys_embed.recommender import Inputs, Recommender
-from recsys_embed.training import checkpoints as store
-from recsys_embed.training.interrupt import interruptible
-from recsys_embed.training.metrics import auc, evaluate, logloss
+from recsys_embed.errors import DivergedError
+from recsys_embed.files import only_writer
+from recsys_embed.recommender import Recommender
+from recsys_embed.stages import Step
+from recsys_embed.training.course import Course, Place
+from recsys_embed.training.device import device_of
+from recsys_embed.training.divergence import located
+from recsys_embed.training.evaluation import Validation, predict
+from recsys_embed.training.feed import Dataset, Feed, Labelled, shuffle_seed
+from recsys_embed.training.interrupt import StopRequest, interruptible
 from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.progress import Bar, bar
+from recsys_embed.training.saving import Checkpoints
+from recsys_embed.training.step import step
 
-_EVALUATION_BATCH = 8192
-
-
-class Labelled(Inputs, Protocol):
-    """A batch with its labels."""
-
-    @property
-    def label(self) -> Tensor:
-        """``[B]`` float32, 0 or 1."""
-
-
-class Dataset(Protocol):
-    """What the trainer reads of an encoded data set; a split is "train", "val" or "test"."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the contents."""
-
-    def rows(self, split: str) -> int:
-        """How many rows a split has."""
-
-    def labels(self, split: str) -> NDArray[np.float32]:
-        """``[rows]``, 0 or 1."""
-
-    def buckets(self, split: str) -> NDArray[np.int8]:
-        """``[rows]``: 0 head, 1 torso, 2 tail, 3 unseen."""
-
-    def batches(self, split: str, batch_size: int, *, shuffle_seed: int | None = None) -> Iterator[Labelled]:
-        """All rows once, in file order or shuffled."""
+__all__ = ["Dataset", "Labelled", "TrainResult", "predict", "shuffle_seed", "step", "train"]
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did. ``val`` are the metrics of the best weights; ``history`` has a dict for each epoch."""
+    """What a training did. ``val`` are the metrics of the kept weights; ``history`` has a dict for each epoch.
+
+    ``best_epoch`` is that of the kept weights: the last one where the last stage is of fixed length.
+    """
 
     best_epoch: int
     epochs: int
@@ -87,289 +66,212 @@ def train(
     checkpoints: Path | None = None,
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    meta: dict[str, Any] | None = None,
 ) -> TrainResult:
-    """Train until validation stops improving; on return the model holds the weights of the best epoch.
+    """Train through the layer's stages; on return the model holds the kept weights: the best where a stage stops early.
 
     Args:
-        model: trained in place. With a tables optimizer it can be trained once: the layer hands that out once.
+        model: trained in place, on ``config.device``. With a tables optimizer it can be trained once: the layer hands
+            that out once.
         dataset: only its "train" and "val" splits are read.
         config: the protocol; together with the model's seeds it decides every bit of the result on CPU.
-        checkpoints: folder for one checkpoint per epoch. One that is there is taken up after its last epoch, and
-            the final weights equal those of a run that never stopped.
+        checkpoints: folder for checkpoints: after every epoch, every ``config.checkpoint_steps`` steps, and where the
+            run is stopped. The newest valid one that is there is taken up, and the final weights equal those of a run
+            that never stopped. One run at a time writes there.
         progress: draw a bar, where stderr is a terminal.
-        on_epoch: called after every epoch with its line of the history.
+        on_epoch: called after every epoch, once it is saved, with its line of the history.
+        meta: the caller's own values (JSON), saved with every checkpoint as they are then; those of the checkpoint
+            that is taken up are put in before the first step.
 
     Raises:
+        ConfigError: the device is not there.
         DivergedError: a loss, a gradient or a prediction is not finite; no table was changed by it.
-        CheckpointError: the folder holds a run of another configuration, or cannot be written.
+        CheckpointError: the folder holds a run of another configuration, is being written, or cannot be written.
         DataError: a split without rows, or validation rows of one class.
         Interrupted: Ctrl-C or SIGTERM; says where the state is.
     """
-    _check(dataset)
-    with _settings(config):
-        run = _Run(model, dataset, config, checkpoints)
-        run.resume()
-        total = config.epochs * dataset.rows("train")
-        with interruptible(run.how_to_resume), bar(total, shown=progress) as drawn:
-            while not run.finished:
-                line = run.run_epoch(drawn)
-                if on_epoch is not None:
-                    on_epoch(dict(line))
-        return run.result()
-
-
-def predict(model: Recommender, dataset: Dataset, split: str, batch_size: int) -> NDArray[np.float64]:
-    """Probabilities ``[rows]`` of a split, in the order of its rows."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = [model(batch) for batch in dataset.batches(split, batch_size)]
-    finally:
-        model.train(training)
-    if not logits:
-        return np.zeros(0)
-    scores: NDArray[np.float64] = torch.sigmoid(torch.cat(logits).double()).numpy()
-    return scores
-
-
-@dataclass
-class _Progress:
-    """What a run knows besides weights: plain values, saved as they are."""
-
-    epoch: int = 0
-    best_epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    samples_seen: int = 0
-    train_seconds: float = 0.0
-
-
-class _Run:
-    """A training under way: the model, its optimizers and what has happened so far."""
-
-    def __init__(self, model: Recommender, dataset: Dataset, config: TrainingConfig, checkpoints: Path | None) -> None:
-        self._model, self._dataset, self._config, self._folder = model, dataset, config, checkpoints
-        self._optimizers = Optimizers(model, config)
-        self._so_far = _Progress()
-        self._best: dict[str, Tensor] = {}
-        self._saved = 0  # the last epoch on disk
-        self._labels = dataset.labels("val")
-        self._identity = {
-            "training": config.model_dump(mode="json"),
+    device = device_of(config.device)
+    feed = Feed(dataset, config.batch_size, config.seed, device)
+    validation = Validation(dataset, config.batch_size)
+    model.to(device)
+    with contextlib.ExitStack() as stack:
+        if checkpoints is not None:
+            stack.enter_context(only_writer(checkpoints))
+        stack.enter_context(_settings(config, device))
+        identity = {
+            "training": config.protocol(),
             **model.settings,
             "data": {"fingerprint": dataset.fingerprint},
         }
+        saved = None if checkpoints is None else Checkpoints(checkpoints, identity, config.keep_checkpoints)
+        run = _Run(model, feed, validation, config, saved, {} if meta is None else meta)
+        run.resume()
+        with interruptible(run.how_to_resume) as stop, bar(run.samples, shown=progress) as drawn:
+            run.go(drawn, stop, on_epoch or (lambda line: None))
+        return run.result()
+
+
+class _Run:
+    """A training under way: the model, its optimizers and where it stands."""
+
+    def __init__(
+        self,
+        model: Recommender,
+        feed: Feed,
+        validation: Validation,
+        config: TrainingConfig,
+        checkpoints: Checkpoints | None,
+        meta: dict[str, Any],
+    ) -> None:
+        self._model, self._feed, self._validation, self._config = model, feed, validation, config
+        self._checkpoints, self._meta = checkpoints, meta
+        self._optimizers = Optimizers(model, config)
+        self._course = Course(model.embedding.stages, config)
+        self._place = Place()
+        self._best: dict[str, Tensor] = {}
+        self._saved = (0, 0)  # step and epoch of the last checkpoint
 
     @property
-    def finished(self) -> bool:
-        """Out of epochs, or of patience."""
-        so_far = self._so_far
-        return so_far.epoch >= self._config.epochs or so_far.epoch - so_far.best_epoch >= self._config.patience
+    def samples(self) -> int:
+        """About how many samples all steps of the run read."""
+        steps = sum(self._course.epochs(stage) * len(stage.steps) for stage in self._course.stages)
+        return steps * self._feed.batches_per_epoch * self._config.batch_size
 
-    def run_epoch(self, drawn: Bar) -> dict[str, Any]:
-        """Train on every row once, validate, keep the best, save."""
-        so_far, began = self._so_far, time.perf_counter()
-        epoch = so_far.epoch + 1
-        drawn.begin(f"epoch {epoch}/{self._config.epochs}", so_far.samples_seen)
-        loss = self._train_once(epoch, drawn)
-        so_far.train_seconds += time.perf_counter() - began
-        so_far.samples_seen += self._dataset.rows("train")
-        val_auc, val_logloss = self._validate(epoch)
-        drawn.validated(val_auc)
-        line = {"epoch": epoch, "train_loss": loss, "val_auc": val_auc, "val_logloss": val_logloss}
-        so_far.epoch = epoch
-        so_far.history.append({**line, "seconds": time.perf_counter() - began})
-        if self._improved():
-            so_far.best_epoch = epoch
-            self._best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
-        self._save()
-        return so_far.history[-1]
-
-    def _train_once(self, epoch: int, drawn: Bar) -> float:
-        """One pass over the shuffled training rows; the mean logloss on the way."""
-        self._model.train()
-        total = torch.zeros((), dtype=torch.float64)
-        seed = shuffle_seed(self._config.seed, epoch)
-        batches = self._dataset.batches("train", self._config.batch_size, shuffle_seed=seed)
-        for number, batch in enumerate(batches, start=1):
-            samples = batch.label.shape[0]
-            try:
-                loss, objective = step(self._model, batch, self._optimizers)
-            except DivergedError as error:
-                raise _located(error, self._model, batch, epoch, number, self._step_of(epoch, number)) from error
-            total.add_(loss, alpha=samples)
-            drawn.advance(samples, objective)
-        return total.item() / self._dataset.rows("train")
-
-    def _step_of(self, epoch: int, number: int) -> int:
-        return (epoch - 1) * math.ceil(self._dataset.rows("train") / self._config.batch_size) + number
-
-    def _validate(self, epoch: int) -> tuple[float, float]:
-        scores = predict(self._model, self._dataset, "val", max(self._config.batch_size, _EVALUATION_BATCH))
-        try:
-            return auc(self._labels, scores), logloss(self._labels, scores)
-        except DivergedError as error:
-            raise DivergedError(f"validation after epoch {epoch}: {error}") from error
-
-    def _improved(self) -> bool:
-        *earlier, last = self._so_far.history
-        if self._config.monitor == "auc":
-            return all(last["val_auc"] > line["val_auc"] for line in earlier)
-        return all(last["val_logloss"] < line["val_logloss"] for line in earlier)
+    def go(self, drawn: Bar, stop: StopRequest, on_epoch: Callable[[dict[str, Any]], None]) -> None:
+        """Run what is left of all stages, or until a stop is asked for."""
+        while (stage := self._course.stage(self._place)) is not None:
+            self._model.embedding.begin_stage(stage.name)
+            while not self._course.stage_over(self._place):
+                line = self._epoch(drawn, stop)
+                if line is not None:
+                    on_epoch(dict(line))
+                if stop:
+                    self._save_where_stopped()
+                    return
+            if stage.epochs is None:
+                self._model.load_state_dict(self._best)
+                self._best = {}
+            self._model.embedding.end_stage()
+            self._course.stage_done(self._place)
 
     def result(self) -> TrainResult:
-        """Put the best weights back and measure them once more, by bucket."""
-        self._model.load_state_dict(self._best)
+        """Measure the kept weights once more, by bucket."""
         self._model.eval()
-        scores = predict(self._model, self._dataset, "val", max(self._config.batch_size, _EVALUATION_BATCH))
-        so_far = self._so_far
+        place = self._place
         return TrainResult(
-            best_epoch=so_far.best_epoch,
-            epochs=so_far.epoch,
-            history=so_far.history,
-            val=evaluate(self._labels, scores, self._dataset.buckets("val")),
-            samples_seen=so_far.samples_seen,
-            train_seconds=so_far.train_seconds,
+            best_epoch=place.best_epoch,
+            epochs=place.epoch,
+            history=place.history,
+            val=self._validation.report(self._model),
+            samples_seen=place.samples_seen,
+            train_seconds=place.train_seconds,
         )
+
+    # --- an epoch --------------------------------------------------------------------------------------------
+
+    def _epoch(self, drawn: Bar, stop: StopRequest) -> dict[str, Any] | None:
+        """What is left of the epoch: steps, validation, a checkpoint. Its line of the history; None where stopped."""
+        place, stage = self._place, self._course.stages[self._place.stage]
+        named = f"{stage.name}: " if len(self._course.stages) > 1 else ""
+        drawn.begin(f"{named}epoch {place.stage_epoch + 1}/{self._course.epochs(stage)}", place.samples_seen)
+        self._model.train()
+        for what, batch in self._left_of_epoch():
+            self._step(what, batch, drawn)
+            if stop:
+                return None
+            every = self._config.checkpoint_steps
+            if every is not None and place.step % every == 0:
+                self._save()
+        began = time.perf_counter()
+        try:
+            judged = self._validation.judge(self._model, lambda: bool(stop))
+        except DivergedError as error:
+            raise DivergedError(f"validation after epoch {place.epoch + 1}: {error}") from error
+        if judged is None:
+            return None
+        drawn.validated(judged[0])
+        place.epoch_seconds += time.perf_counter() - began
+        if self._course.epoch_done(place, *judged):
+            self._best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        self._save()
+        return place.history[-1]
+
+    def _left_of_epoch(self) -> Iterator[tuple[Step, Labelled]]:
+        """The epoch's steps from where it stands, each with its batch. The place moves when a step is done."""
+        place, feed = self._place, self._feed
+        batches: dict[str, Iterator[Labelled]] = {
+            "train": feed.train(place.epoch + 1, place.batch),
+            "val": feed.val(place.val_batches),
+        }
+        while (what := self._course.turn(place, feed.batches_per_epoch)) is not None:
+            began = time.perf_counter()
+            batch = next(batches[what.split])
+            self._took(time.perf_counter() - began)
+            yield what, batch
+
+    def _step(self, what: Step, batch: Labelled, drawn: Bar) -> None:
+        place, samples, began = self._place, batch.label.shape[0], time.perf_counter()
+        try:
+            loss, objective = step(self._model, batch, self._optimizers, what)
+        except DivergedError as error:
+            raise located(error, self._model, batch, place.step + 1, self._told(what)) from error
+        self._course.stepped(place, samples, loss.item())
+        self._took(time.perf_counter() - began)
+        drawn.advance(samples, objective)
+
+    def _took(self, seconds: float) -> None:
+        self._place.train_seconds += seconds
+        self._place.epoch_seconds += seconds
+
+    def _told(self, what: Step) -> str:
+        place, stages = self._place, self._course.stages
+        stage = f", stage {stages[place.stage].name}" if len(stages) > 1 else ""
+        if what.split == "val":
+            return (
+                f"validation batch {place.val_batches + 1} after batch {place.batch} of epoch {place.epoch + 1}{stage}"
+            )
+        return f"batch {place.batch + 1} of epoch {place.epoch + 1}{stage}"
 
     # --- saving and resuming ---------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self._folder is None:
-            return
-        tensors, optimizers = self._optimizers.state()
-        named = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
-        named |= {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
-        meta = {
-            **vars(self._so_far),
-            "optimizers": optimizers,
-            "rng": torch.get_rng_state().tolist(),
-            "config": self._identity,
-        }
-        store.save(self._folder, self._so_far.epoch, named, meta)
-        self._saved = self._so_far.epoch
+        if self._checkpoints is not None:
+            self._checkpoints.save(self._model, self._optimizers, self._place, self._meta)
+            self._saved = (self._place.step, self._place.epoch)
+
+    def _save_where_stopped(self) -> None:
+        if self._saved != (self._place.step, self._place.epoch):
+            self._save()
 
     def resume(self) -> None:
         """Take up the newest valid checkpoint, where there is one."""
-        found = None if self._folder is None else store.newest(self._folder)
+        found = None if self._checkpoints is None else self._checkpoints.newest()
         if found is None:
             return
-        assert self._folder is not None
-        differences = _differences(found.meta["config"], self._identity)
-        if differences:
-            raise CheckpointError(
-                f"{found.path}: belongs to another configuration ({'; '.join(differences)}): take another output "
-                "folder, or remove this one",
-                file=str(found.path),
-            )
-        best = found
-        if found.meta["best_epoch"] != found.epoch:
-            best = store.load_epoch(self._folder, found.meta["best_epoch"])
-        self._best = _under("model.", best.tensors)
-        try:
-            self._model.load_state_dict(_under("model.", found.tensors))
-            self._optimizers.restore(_under("optimizer.", found.tensors), found.meta["optimizers"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{found.path}: does not fit this model: {error}", file=str(found.path)) from error
-        torch.set_rng_state(torch.tensor(found.meta["rng"], dtype=torch.uint8))
-        self._so_far = _Progress(**{name: found.meta[name] for name in vars(self._so_far)})
-        self._saved = found.epoch
+        assert self._checkpoints is not None
+        self._best = self._checkpoints.best_weights(found)
+        self._place, meta = self._checkpoints.restore(found, self._model, self._optimizers)
+        self._meta.update(meta)
+        self._saved = (self._place.step, self._place.epoch)
 
     def how_to_resume(self) -> str:
         """What to tell whoever interrupted."""
-        if self._folder is None:
+        if self._checkpoints is None:
             return "interrupted; no checkpoints were asked for, so the same command starts over"
-        if not self._saved:
-            return "interrupted before the first epoch was finished; the same command starts over"
+        step, epoch = self._saved
+        if not step:
+            return "interrupted before the first step was saved; the same command starts over"
         return (
-            f"interrupted; epoch {self._saved} of {self._config.epochs} is saved in {self._folder}: "
-            "the same command goes on from there"
+            f"interrupted; step {step} is saved, with {epoch} of at most {self._course.all_epochs} epochs finished, in "
+            f"{self._checkpoints.folder}: the same command goes on from there"
         )
 
 
-def step(model: Recommender, batch: Labelled, optimizers: Optimizers) -> tuple[Tensor, float]:
-    """One update. Returns the mean logloss, a scalar tensor, and what was minimised: that and the penalty.
-
-    Raises:
-        DivergedError: what would be minimised is not finite, or a gradient is not; no table has changed.
-    """
-    loss = functional.binary_cross_entropy_with_logits(model(batch), batch.label)
-    objective = loss + model.embedding.penalty()
-    value = objective.item()
-    if not math.isfinite(value):
-        optimizers.zero_grad()
-        raise DivergedError(f"the loss is {value}")
-    torch.autograd.backward(objective)
-    optimizers.step()
-    model.embedding.after_step()
-    return loss.detach(), value
-
-
-def shuffle_seed(seed: int, epoch: int) -> int:
-    """The seed of an epoch's shuffle: a run that resumes at any epoch sees the order of one that never stopped."""
-    return int(np.random.SeedSequence([seed % 2**64, epoch]).generate_state(1, np.uint64)[0] >> 1)
-
-
-# --- what went wrong -----------------------------------------------------------------------------------------
-
-
-def _located(
-    error: DivergedError, model: Recommender, batch: Labelled, epoch: int, number: int, step: int
-) -> DivergedError:
-    """The error with its step, its batch and, where that can be told, the first feature that is not finite."""
-    message, feature = f"step {step} (batch {number} of epoch {epoch}): {error}", error.feature
-    if feature is None:
-        feature, where = _first_bad_input(model, batch)
-        message = f"{message}{where}; no row was changed"
-    return DivergedError(message, step=step, feature=feature)
-
-
-def _first_bad_input(model: Recommender, batch: Labelled) -> tuple[str | None, str]:
-    """The feature and samples whose vectors, or else whose vectors' gradients, are not finite."""
-    if not bool(torch.isfinite(batch.dense).all()):
-        sample, column = torch.isfinite(batch.dense).logical_not().nonzero()[0].tolist()
-        return None, f"; dense column {column} of sample {sample} is {batch.dense[sample, column].item()}"
-    vectors = model.embedding(batch.ids)
-    loss = functional.binary_cross_entropy_with_logits(model.interaction(vectors, batch.dense), batch.label)
-    gradient = torch.autograd.grad(loss, vectors)[0] if vectors.requires_grad else vectors
-    for what, tensor in (("vectors", vectors), ("gradients", gradient)):
-        bad = torch.isfinite(tensor).all(dim=2).logical_not()  # [B, F]
-        if bool(bad.any()):
-            feature = int(bad.any(dim=0).nonzero()[0])
-            name = model.embedding.features[feature].name
-            samples = bad[:, feature].nonzero().flatten().tolist()
-            shown = ", ".join(map(str, samples[:5])) + (", …" if len(samples) > 5 else "")
-            return name, f"; the {what} of feature {name!r} are not finite in samples {shown}"
-    return None, "; the vectors of all features are finite"
-
-
-def _differences(there: Any, here: Any, path: str = "") -> list[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        found = []
-        for key in sorted(there.keys() | here.keys()):
-            found += _differences(there.get(key), here.get(key), f"{path}.{key}" if path else str(key))
-        return found
-    return [] if there == here else [f"{path} is {there!r} there and {here!r} here"]
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _check(dataset: Dataset) -> None:
-    for split in ("train", "val"):
-        if not dataset.rows(split):
-            raise DataError(f"the {split} split has no rows")
-    labels = dataset.labels("val")
-    if labels.min() == labels.max():
-        raise DataError(f"every label of the val split is {labels[0]:g}: nothing can be ranked")
-
-
 @contextlib.contextmanager
-def _settings(config: TrainingConfig) -> Iterator[None]:
-    """Threads, determinism and torch's generator for a run; the caller's are put back."""
+def _settings(config: TrainingConfig, device: torch.device) -> Iterator[None]:
+    """Threads, determinism and torch's generators for a run; the caller's are put back."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         if config.threads is not None:
             torch.set_num_threads(config.threads)

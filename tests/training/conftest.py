@@ -49,9 +49,11 @@ class Toy:
         self.touched.append(split)
         return (np.arange(self.rows(split)) % 4).astype(np.int8)
 
-    def batches(self, split: str, batch_size: int, *, shuffle_seed: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0
+    ) -> Iterator[Batch]:
         self.touched.append(split)
-        yield from batches(self.split[split], batch_size, shuffle_seed)
+        yield from batches(self.split[split], batch_size, shuffle_seed, start)
 
 
 @pytest.fixture(scope="session")

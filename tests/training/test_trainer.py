@@ -282,7 +282,7 @@ def test_the_last_checkpoint_stays_finite(toy: Any, tmp_path: Path) -> None:
         train(model, data, config.training, progress=False, checkpoints=tmp_path, on_epoch=spoil)
     found = newest(tmp_path)
     assert found is not None
-    assert found.epoch == 2
+    assert found.step == 10
     assert all(bool(torch.isfinite(tensor.double()).all()) for tensor in found.tensors.values())
 
 
@@ -324,7 +324,9 @@ def test_resumed_equals_uninterrupted(toy: Any, tmp_path: Path, tables: str, sto
         if line["epoch"] == stop:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match=f"epoch {stop} of 4 is saved in .*the same command goes on") as caught:
+    with pytest.raises(
+        Interrupted, match=f"with {stop} of at most 4 epochs finished, in .*the same command goes on"
+    ) as caught:
         fit(config, data, checkpoints=tmp_path, on_epoch=interrupt)
     assert caught.value.exit_code == 130
     torch.rand(3)
@@ -343,13 +345,13 @@ def test_resumed_equals_uninterrupted(toy: Any, tmp_path: Path, tables: str, sto
 def test_a_damaged_checkpoint_is_skipped(toy: Any, tmp_path: Path) -> None:
     data, config = toy(rows=1000), settings(patience=4)
     straight, _ = fit(config, data, checkpoints=tmp_path)
-    path = tmp_path / "epoch-0004" / "tensors.safetensors"
+    path = tmp_path / "step-00000020" / "tensors.safetensors"
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(bytes(damaged))
     epochs: list[int] = []
     model = build(config, data)
-    with pytest.warns(UserWarning, match=r"epoch 4 is skipped: .*tensors\.safetensors"):
+    with pytest.warns(UserWarning, match=r"step 20 is skipped: .*tensors\.safetensors"):
         train(
             model,
             data,
@@ -387,8 +389,8 @@ def test_kept_checkpoints(toy: Any, tmp_path: Path) -> None:
     kept: list[set[str]] = []
     _, result = fit(config, data, checkpoints=tmp_path, on_epoch=lambda line: kept.append(set(os.listdir(tmp_path))))
     assert result.epochs == result.best_epoch + 5
-    assert kept[0] == {"epoch-0001"}
-    assert kept[-1] == {f"epoch-{epoch:04d}" for epoch in (result.best_epoch, result.epochs - 1, result.epochs)}
+    assert kept[0] == {"step-00000020"}
+    assert kept[-1] == {f"step-{20 * epoch:08d}" for epoch in (result.best_epoch, result.epochs - 1, result.epochs)}
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
@@ -400,7 +402,7 @@ def test_sigterm(toy: Any, tmp_path: Path) -> None:
         for _ in range(1000):
             pass
 
-    with pytest.raises(Interrupted, match="epoch 1 of 4 is saved") as caught:
+    with pytest.raises(Interrupted, match="step 5 is saved, with 1 of at most 4 epochs") as caught:
         fit(settings(), data, checkpoints=tmp_path, on_epoch=terminate)
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

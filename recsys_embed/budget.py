@@ -12,6 +12,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from recsys_embed.config import FullConfig, StrategyNode
 from recsys_embed.embeddings import CLASSES, Full, Strategy
 from recsys_embed.errors import BudgetError, ConfigError
@@ -149,7 +151,8 @@ class _Group:
         return self.cls.most(self.config, self.features, self.dim)
 
     def bytes(self, rows: int) -> int:
-        return serving_bytes(self.sized(rows))
+        with torch.device("meta"):  # trying a size allocates nothing, index maps included
+            return serving_bytes(self.sized(rows))
 
     def full_bytes(self) -> int:
         return full_bytes(self.features, self.dim)

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from recsys_embed.budget import ByteBudget, Plan, plan
 from recsys_embed.config import EmbeddingConfig, StrategyNode
@@ -102,7 +103,7 @@ class EmbeddingLayer(nn.Module):
         self.register_buffer("_sizes", sizes, persistent=False)
         self._optimizer: list[TablesOptimizer] = []  # in a list: no part of the module tree
         self._penalties: list[Tensor] = []
-        self._lookups: dict[int, list[tuple[Part, Lookup]]] = {}
+        self._lookups = WeakTensorKeyDictionary()  # what each leaf was read for, as long as there is the leaf
         self.steps = 0
         self._stage: str | None = None
 
@@ -134,7 +135,7 @@ class EmbeddingLayer(nn.Module):
         read = [self._read(group, requests) for group, requests in enumerate(asked)]
         if self._observers and torch.is_grad_enabled():
             for leaf in read:
-                self._lookups[id(leaf)] = list(zip(self._parts, lookups, strict=True))
+                self._lookups[leaf] = list(zip(self._parts, lookups, strict=True))
         vectors = []
         for part, lookup in zip(self._parts, lookups, strict=True):
             rows = {place.name: rows_of(part, lookup, read[place.group][:, place.lanes], place) for place in part.reads}
@@ -274,17 +275,28 @@ class EmbeddingLayer(nn.Module):
         return total
 
     def after_step(self) -> None:
-        """Count a step; run ``maintain`` of the strategies where it is due."""
+        """Count a step; run ``maintain`` of the strategies where it is due.
+
+        The count, ``steps``, belongs to a checkpoint: with it, a resumed training keeps the cadence.
+        """
         if not self._optimizer:
-            for part in self._parts:
-                if part.strategy.observes or part.strategy.maintain_every is not None:
-                    name = type(part.strategy).__name__
-                    raise ConfigError(f"strategy {name} changes tables in training: call optimizer() first")
+            self.check_plain_training()
         self.steps += 1
         for part in self._parts:
             every = part.strategy.maintain_every
             if every is not None and self.steps % every == 0:
                 part.strategy.maintain(self.tables)
+
+    def check_plain_training(self) -> None:
+        """Whether the tables may be trained as ordinary parameters.
+
+        Raises:
+            ConfigError: a strategy changes tables in training, and needs :meth:`optimizer`.
+        """
+        for part in self._parts:
+            if part.strategy.needs_tables_optimizer():
+                name = type(part.strategy).__name__
+                raise ConfigError(f"strategy {name} changes tables in training: call optimizer() first")
 
     @property
     def device(self) -> torch.device:
@@ -340,7 +352,7 @@ class EmbeddingLayer(nn.Module):
 
     def _observe(self, reads: list[Read]) -> None:
         for read in reads:
-            for part, lookup in self._lookups.get(id(read.leaf), []):
+            for part, lookup in self._lookups.get(read.leaf, []):
                 gradients = {
                     place.name: rows_of(part, lookup, read.gradient[:, place.lanes], place)
                     for place in part.reads
@@ -350,7 +362,6 @@ class EmbeddingLayer(nn.Module):
                     part.strategy.observe(lookup, gradients)
 
     def _forget(self) -> None:
-        self._lookups.clear()
         self._penalties.clear()
 
     def _feature_of(self, group: int, lane: int) -> str:
@@ -408,7 +419,7 @@ class EmbeddingLayer(nn.Module):
         twin.strategies = copy.deepcopy(self.strategies, memo)
         twin._parts, groups = lay_out(twin.strategies, twin.features, decay=bool(twin.decay))
         twin.register_buffer("_sizes", self._sizes.clone(), persistent=False)
-        twin._optimizer, twin._penalties, twin._lookups = [], [], {}
+        twin._optimizer, twin._penalties, twin._lookups = [], [], WeakTensorKeyDictionary()
         twin.stages, twin.steps, twin._stage = self.stages, self.steps, self._stage
         if self._optimizer:
             twin.tables = ReferenceTables(list(self.tables.specs.values()), groups, self.seed).to(self._sizes.device)

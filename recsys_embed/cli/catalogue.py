@@ -23,7 +23,7 @@ def strategies(as_json: Json = False) -> None:
                 "what": _first_line(CLASSES[node]),
                 "paper": CLASSES[node].paper,
                 "options": _options_of(node),
-                "needs": "a tables optimizer" if CLASSES[node].maintain_every else "nothing",
+                "needs": "a tables optimizer" if CLASSES[node].needs_tables_optimizer() else "nothing",
                 "smallest": _first_line(CLASSES[node].least),
                 "use": CLASSES[node].use,
             }

@@ -18,7 +18,8 @@ A row number -1 stands for an absent row: it reads as zeros and is never updated
 
 State that changes in training (remaps, sketches, masks) consists of buffers that only :meth:`Strategy.maintain` and
 :meth:`Strategy.finish` change, on all ranks alike, from statistics merged with :mod:`recsys_embed.ranks`. Statistics on
-the way there (importance seen since the last merge) are per rank, and buffers too, so that a checkpoint holds them.
+the way there (importance seen since the last merge) are per rank, and in the state dict too, so that a resumed training
+is the same bit for bit; but they are extra state and no buffers, which others may broadcast (see ``tally.py``).
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Strategy(nn.Module, ABC):
 
     # Optional members: a strategy that needs them overrides them, and then needs a tables optimizer.
 
-    maintain_every: ClassVar[int | None] = None
+    maintain_every: int | None = None
     """Steps between two calls of :meth:`maintain`; ``None`` for never."""
 
     def observe(self, lookup: Lookup, gradients: Mapping[str, Tensor]) -> None:
@@ -169,7 +170,7 @@ class Strategy(nn.Module, ABC):
         """Change integer state and row contents together; the only place that may."""
 
     training_only: ClassVar[frozenset[str]] = frozenset()
-    """Buffers of the state dict that the shipped form does without: they cost no serving bytes."""
+    """Entries of the state dict that the shipped form does without: they cost no serving bytes."""
 
     def stages(self) -> tuple[Stage, ...]:
         """How it is trained; see :mod:`recsys_embed.stages`."""
@@ -191,6 +192,11 @@ class Strategy(nn.Module, ABC):
     def observes(self) -> bool:
         """Whether :meth:`observe` is overridden."""
         return type(self).observe is not Strategy.observe
+
+    @classmethod
+    def needs_tables_optimizer(cls) -> bool:
+        """Whether it observes or maintains: ordinary parameters cannot train it."""
+        return cls.observe is not Strategy.observe or cls.maintain is not Strategy.maintain
 
 
 def vocabularies(features: Sequence[Feature]) -> dict[str, int]:

@@ -42,6 +42,7 @@ class Optimizers:
         self._tables: TablesOptimizer | None = None
         self._plain_tables: list[nn.Parameter] = []
         if settings.tables == "adam":
+            model.embedding.check_plain_training()
             self._plain_tables = list(model.embedding.tables.parameters())
         else:
             self._tables = model.embedding.optimizer(settings.tables, lr=settings.tables_lr)

@@ -69,12 +69,28 @@ class RobeConfig(StrategyNode):
     signs: bool = True
 
 
+class CafeConfig(StrategyNode):
+    """CAFE: rows of their own for the ids whose gradients matter most, found by a sketch; hashed rows for the others.
+
+    Importance is 1 for an average occurrence. An id gets a row at a score of ``threshold``; scores shrink by ``decay``
+    as importance accrues, and are brought up to date ``every`` so many steps. ``hash_rate`` is the share of the bytes
+    for hashed rows. Threshold and hash rate follow from the budget where they are left out.
+    """
+
+    name: Literal["cafe"] = "cafe"
+    threshold: float | None = Field(default=None, gt=0)
+    hash_rate: float | None = Field(default=None, gt=0, lt=1)
+    decay: float = Field(default=0.99, gt=0, le=1)
+    every: int = Field(default=10, ge=1)
+
+
 StrategyConfig = Annotated[
-    FullConfig | HashConfig | UnifiedConfig | CompositionalConfig | RobeConfig, Field(discriminator="name")
+    FullConfig | HashConfig | UnifiedConfig | CompositionalConfig | RobeConfig | CafeConfig,
+    Field(discriminator="name"),
 ]
 STRATEGIES: dict[str, type[StrategyNode]] = {
     cls.model_fields["name"].default: cls
-    for cls in (FullConfig, HashConfig, UnifiedConfig, CompositionalConfig, RobeConfig)
+    for cls in (FullConfig, HashConfig, UnifiedConfig, CompositionalConfig, RobeConfig, CafeConfig)
 }
 
 
@@ -305,6 +321,21 @@ class Config(Node):
                 "training.optimizer.tables = 'adam' trains plain parameters, which embedding.backend = 'fused' "
                 "cannot hold (FBGEMM has no Adam on CPU): use backend 'auto', or another optimizer for the tables"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_can(self) -> Config:
+        from recsys_embed.embeddings import CLASSES  # which needs the nodes above
+
+        if self.training.optimizer.tables != "adam":
+            return self
+        for patterns in (self.embedding.strategy, *self.study.strategies):
+            for node in patterns.values():
+                if CLASSES[type(node)].needs_tables_optimizer():
+                    raise ValueError(
+                        "training.optimizer.tables = 'adam' trains plain parameters, but strategy "
+                        f"{node.name!r} changes tables in training: use another optimizer for the tables"
+                    )
         return self
 
     def to_toml(self) -> str:

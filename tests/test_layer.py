@@ -87,7 +87,7 @@ def test_malformed_ids_are_named(ids: Any, message: str):
 
 @pytest.mark.parametrize("bad", [-1, 60, 2**40, -(2**40)])
 @pytest.mark.parametrize("backend", ["reference", "fused"])
-@pytest.mark.parametrize("strategy", ["full", "hash", "unified", "compositional", "robe"])
+@pytest.mark.parametrize("strategy", ["full", "hash", "unified", "compositional", "robe", "cafe"])
 def test_ids_out_of_range_touch_no_row(strategy: str, backend: str, bad: int):
     def layer(on_unknown: str) -> EmbeddingLayer:
         budget = None if strategy == "full" else 0.3
@@ -503,7 +503,7 @@ def test_an_operation_count_does_not_grow_with_features():
             return func(*args, **(kwargs or {}))
 
     counts = {}
-    for strategy in ("full", "hash", "unified", "compositional", "robe"):
+    for strategy in ("full", "hash", "unified", "compositional", "robe", "cafe"):
         for number in (2, 40):
             features = [Feature(f"f{i}", 1000) for i in range(number)]
             budget = None if strategy == "full" else 0.3

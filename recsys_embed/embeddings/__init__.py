@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, RobeConfig, StrategyNode, UnifiedConfig
+from recsys_embed.config import (
+    CafeConfig,
+    CompositionalConfig,
+    FullConfig,
+    HashConfig,
+    RobeConfig,
+    StrategyNode,
+    UnifiedConfig,
+)
 from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec
+from recsys_embed.embeddings.cafe import Cafe
 from recsys_embed.embeddings.compositional import Compositional
 from recsys_embed.embeddings.full import Full
 from recsys_embed.embeddings.hash import Hash
@@ -16,7 +25,8 @@ CLASSES: dict[type[StrategyNode], type[Strategy]] = {
     UnifiedConfig: Unified,
     CompositionalConfig: Compositional,
     RobeConfig: Robe,
+    CafeConfig: Cafe,
 }
 """The strategy that each config node builds."""
 
-__all__ = ["CLASSES", "Compositional", "Full", "Hash", "Lookup", "Robe", "Strategy", "TableSpec", "Unified"]
+__all__ = ["CLASSES", "Cafe", "Compositional", "Full", "Hash", "Lookup", "Robe", "Strategy", "TableSpec", "Unified"]

@@ -3,6 +3,8 @@
 Shapes: F features, S slots, B samples, N occurrences. A map holds constants ``[F, S]`` and turns a batch of ids into
 row numbers ``[F, S, B]`` (``[S, N]`` where jagged) in a few broadcast operations for all features at once. Because a
 map is data and not code, it can be counted, tested for injectivity, and fused into a native read.
+
+Constants are buffers outside the state dict: they follow from the configuration. What changes in training is in it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from recsys_embed.hashing import MAX_ROWS, hash_rows
 
 
 class IndexMap(nn.Module):
-    """Ids to row numbers. Constants are buffers outside the state dict: they follow from the configuration."""
+    """Ids to row numbers."""
 
     @abstractmethod
     def forward(self, ids: Ids) -> Tensor:
@@ -102,6 +104,65 @@ class Digits(IndexMap):
         """The digits of every id."""
         quotient = torch.div(ids.lanes().to(torch.int64), ids.spread(self.divisors), rounding_mode="floor")
         return quotient.remainder_(ids.spread(self.bases))
+
+
+class Sketch(IndexMap):
+    """Row = the pointer that a bucket of cells holds for the id, or -1: a table of few ids, of bounded size.
+
+    ``w`` buckets of ``c`` cells; an id of any feature has one key, which it may hold in any cell of one bucket. A cell
+    is a key (-1: empty), a score and a pointer (-1: none). :mod:`recsys_embed.embeddings.hot_sketch` changes them.
+
+    Args:
+        offsets: a feature's first key; features of one vocabulary have the same. An id's key is offset + id.
+        keys: how many keys there are; where they fit, they are held as int32.
+        buckets, cells: w and c.
+        seed: of the hash from keys to buckets.
+    """
+
+    keys: Tensor
+    scores: Tensor
+    pointers: Tensor
+    _offsets: Tensor
+    _seed: Tensor
+    _buckets: Tensor
+
+    def __init__(self, offsets: Sequence[int], keys: int, buckets: int, cells: int, seed: int) -> None:
+        super().__init__()
+        _check_rows([[buckets]])
+        empty = torch.full((buckets, cells), -1, dtype=torch.int32)
+        self.register_buffer("keys", empty.to(_key_type(keys)))
+        self.register_buffer("scores", torch.zeros(buckets, cells))
+        self.register_buffer("pointers", empty.clone())
+        for name, constants in (("_offsets", [[o] for o in offsets]), ("_seed", seed), ("_buckets", buckets)):
+            self.register_buffer(name, torch.tensor(constants, dtype=torch.int64), persistent=False)
+
+    @staticmethod
+    def cell_bytes(keys: int) -> int:
+        """Bytes of a cell where there are so many keys."""
+        return _key_type(keys).itemsize + 4 + 4
+
+    def keys_of(self, ids: Ids) -> Tensor:
+        """Keys, ``[F, 1, B]`` or ``[1, N]``."""
+        return ids.lanes() + ids.spread(self._offsets)
+
+    def buckets_of(self, keys: Tensor) -> Tensor:
+        """The bucket of each key, of any shape."""
+        return hash_rows(keys, self._seed, self._buckets)
+
+    def pointers_of(self, keys: Tensor) -> Tensor:
+        """The pointer of each key, or -1, as int64. A key stands in one cell at most."""
+        bucket = self.buckets_of(keys).view(-1)
+        here = self.keys.index_select(0, bucket) == keys.reshape(-1, 1)
+        found = self.pointers.index_select(0, bucket).masked_fill_(~here, -1).amax(1)
+        return found.view(keys.shape).to(torch.int64)
+
+    def forward(self, ids: Ids) -> Tensor:
+        """The pointers of the ids."""
+        return self.pointers_of(self.keys_of(ids))
+
+
+def _key_type(keys: int) -> torch.dtype:
+    return torch.int32 if keys <= 2**31 else torch.int64
 
 
 def _check_rows(rows: Sequence[Sequence[int]]) -> None:

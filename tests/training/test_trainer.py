@@ -304,16 +304,19 @@ def test_nothing_to_rank(toy: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tables", "stop", "backend"),
-    [(tables, stop, "reference") for tables in TABLES for stop in (1, 2, 3)] + [("rowwise_adagrad", 2, "auto")],
+    ("tables", "stop", "backend", "strategy"),
+    [(tables, stop, "reference", "unified") for tables in TABLES for stop in (1, 2, 3)]
+    + [("rowwise_adagrad", 2, "auto", "unified"), ("rowwise_adagrad", 1, "reference", "cafe")],
 )
-def test_resumed_equals_uninterrupted(toy: Any, tmp_path: Path, tables: str, stop: int, backend: str) -> None:
+def test_resumed_equals_uninterrupted(
+    toy: Any, tmp_path: Path, tables: str, stop: int, backend: str, strategy: str
+) -> None:
     """Bit for bit, with dropout, warm-up over the stop, clipping, a penalty and the best epoch before the stop."""
     data = toy(rows=1000)
     config = settings(
         tables,
         model={"name": "dcn_v2", "dim": 4, "dropout": 0.2},
-        embedding={"strategy": "unified", "budget": 0.5, "decay": 1e-4, "backend": backend},
+        embedding={"strategy": strategy, "budget": 0.5, "decay": 1e-4, "backend": backend},
         warmup_steps=13,
         clip_norm=0.5,
         patience=4,

@@ -40,15 +40,18 @@ CHUNK_ROWS = 65_536
 
 
 def export(model: Recommender, config: Config, encoder: Encoder, out: str | Path) -> Path:
-    """Write the model folder: all of it or, after a crash, none of it.
+    """Write the model folder: all of it or, after a crash, none of it. What only training needs is left out.
 
     Raises:
         CheckpointError: the disk refused.
     """
     with atomic_folder(out) as folder:
         (folder / CONFIG).write_text(config.to_toml(), encoding="utf-8")
+        state = model.state_dict()
+        for name in _training_only(model):
+            del state[name]
         # Copies, since a tensor may be a view into one store that several tables share.
-        tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
         encoder.save(folder / ENCODER)
         write_manifest(folder)
@@ -102,12 +105,17 @@ def load(model_dir: str | Path) -> Predictor:
     config = parse_config(_portable(tree), source=str(folder / CONFIG))
     encoder = Encoder.load(folder / ENCODER)
     model = build_recommender(config, encoder.features, len(encoder.dense))
+    fresh = model.state_dict()
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict({**{name: fresh[name] for name in _training_only(model)}, **tensors})
     except RuntimeError as error:
         name = str(folder / WEIGHTS)
         raise CheckpointError(f"{name}: does not fit the config beside it: {error}", file=name) from error
     return Predictor(model, config, encoder)
+
+
+def _training_only(model: Recommender) -> list[str]:
+    return [f"embedding.{name}" for name in model.embedding.training_only]
 
 
 def _portable(tree: dict[str, Any]) -> dict[str, Any]:

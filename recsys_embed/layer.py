@@ -401,6 +401,15 @@ class EmbeddingLayer(nn.Module):
         return ledger(self.plan, rule, self.tables.padded_width)
 
     @property
+    def training_only(self) -> frozenset[str]:
+        """Names of the state dict that the shipped form does without."""
+        return frozenset(
+            f"strategies.{place}.{name}"
+            for place, strategy in enumerate(self.plan.strategies)
+            for name in strategy.training_only
+        )
+
+    @property
     def budget_report(self) -> Plan:
         """What was asked for, what was reached, and the sizes that led to."""
         return self.plan

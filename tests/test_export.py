@@ -85,6 +85,17 @@ def test_the_ledger_has_the_strings_of_the_vocabulary_beside_the_budget(trained:
     assert sum(row["parts"].values()) == row["serve_bytes"]
 
 
+def test_what_only_training_needs_is_not_shipped(clicks: Path, rows: pd.DataFrame, tmp_path: Path) -> None:
+    cafe = "embedding.strategy={name = 'cafe', threshold = 3.0, every = 3}"
+    folder, trained = jobs.train(config_of(clicks, cafe), tmp_path, progress=False)
+    tensors = load_file(folder / "model.safetensors")
+    stored = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("embedding."))
+    assert trained.row["serve_bytes"] == trained.ledger["serve_bytes"].sum() == stored <= trained.row["budget_bytes"]
+    assert any(bool((tensor >= 0).any()) for name, tensor in tensors.items() if name.endswith("pointers"))
+    assert any(name.endswith("_extra_state") for name in trained.model.state_dict())
+    np.testing.assert_allclose(load(folder).predict(rows), trained.scores, atol=1e-6)
+
+
 def test_unseen_values_are_one_unseen_id(trained: tuple[Path, Trained], rows: pd.DataFrame) -> None:
     predictor = load(trained[0])
     one = rows.head(3)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from recsys_embed.config import parse_config
+from recsys_embed.config import CafeConfig, parse_config
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature, Ids
 from recsys_embed.program import ServedModel, save_program
@@ -16,6 +16,7 @@ from recsys_embed.recommender import Recommender, build_recommender
 
 FEATURES = (Feature("user", 1000), Feature("item", 300), Feature("city", 50))
 DENSE = 2
+CAFE = CafeConfig(threshold=1, every=1)  # promotes in the second step
 
 
 def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommender:
@@ -28,17 +29,21 @@ def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommende
 
 
 @pytest.mark.parametrize(
-    "strategy", ["full", "hash", "unified", "compositional", "robe", {"user": "compositional", "*": "hash"}], ids=str
+    "strategy",
+    ["full", "hash", "unified", "compositional", "robe", {"user": "compositional", "*": "hash"}, CAFE],
+    ids=str,
 )
 def test_a_saved_program_scores_as_the_model(tmp_path: Path, strategy: Any):
     model = build(strategy if strategy != "full" else {"user": "hash", "*": "full"})
     optimizer = model.embedding.optimizer("sgd", lr=0.1)  # trained by whatever back end there is
-    model.embedding(torch.zeros(3, 4, dtype=torch.int64)).sum().backward()
-    optimizer.step()
+    for _ in range(2):
+        model.embedding(torch.arange(12).view(3, 4)).sum().backward()
+        optimizer.step()
+        model.embedding.after_step()
     path = save_program(model, DENSE, tmp_path / "model.pt2")
     program = torch.export.load(path).module()
     for samples in (1, 2, 17):
-        ids = torch.stack([torch.randint(0, feature.size, (samples,)) for feature in FEATURES])
+        ids = torch.stack([torch.randint(0, min(feature.size, samples), (samples,)) for feature in FEATURES])
         dense = torch.randn(samples, DENSE)
         with torch.no_grad():
             expected = torch.sigmoid(model.interaction(model.embedding(ids), dense))

@@ -55,8 +55,6 @@ class ReferenceTables(Tables):
         if request.offsets is None:
             return F.embedding(self._global_rows(group, request).t(), store)
         flat, offsets = self._global_rows(group, request), request.offsets
-        if flat.numel() == 0:
-            return store.new_zeros(request.batch, lanes, width)
         weights = None if request.weights is None else request.weights.to(store.dtype)
         pooled = F.embedding_bag(flat, store, offsets[:-1].to(flat.dtype), mode="sum", per_sample_weights=weights)
         return pooled.view(lanes, request.batch, width).transpose(0, 1)

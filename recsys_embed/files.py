@@ -142,7 +142,7 @@ def _locked_folder(target: Path) -> tuple[Path, int | None]:
             return folder, None
         with contextlib.suppress(FileNotFoundError):  # another process took it for a dead one's before it was locked
             lock = os.open(folder, os.O_RDONLY)
-            if _lock(lock) is not False and folder.exists():
+            if try_lock(lock) is not False and folder.exists():
                 return folder, lock
             os.close(lock)
 
@@ -151,12 +151,12 @@ def _locked_file(target: Path) -> tuple[Path, IO[bytes]]:
     while True:
         path = _temporary_name(target)
         file = open(path, "xb")  # noqa: SIM115 - the caller closes it
-        if _lock(file.fileno()) is not False and path.exists():
+        if try_lock(file.fileno()) is not False and path.exists():
             return path, file
         file.close()
 
 
-def _lock(descriptor: int) -> bool | None:
+def try_lock(descriptor: int) -> bool | None:
     """Whether this process got the lock; None where there are no locks (Windows, some network file systems)."""
     if sys.platform == "win32":
         return None
@@ -177,7 +177,7 @@ def _in_use(entry: Path) -> bool:
     try:
         if sys.platform != "win32":
             descriptor = os.open(entry, os.O_RDONLY)
-            locked = _lock(descriptor)
+            locked = try_lock(descriptor)
             os.close(descriptor)
         return time.time() - entry.stat().st_mtime < 86_400 if locked is None else not locked
     except FileNotFoundError:

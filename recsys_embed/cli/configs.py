@@ -26,12 +26,9 @@ def read_config(path: Path | None, overrides: Sequence[str] | None, *, from_run:
     if path is not None:
         return load_config(path, changes)
     assert from_run is not None
-    import tomllib
-
     from recsys_embed.tracking import fetch_config
 
-    text = fetch_config(from_run, _tracking(changes))
-    return parse_config(tomllib.loads(text), changes, source=f"run {from_run}")
+    return parse_config(fetch_config(from_run, _tracking(changes)), changes, source=f"run {from_run}")
 
 
 def _tracking(overrides: Sequence[str]) -> TrackingConfig:

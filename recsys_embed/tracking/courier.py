@@ -39,7 +39,7 @@ class Courier:
         probe: Callable[[], None],
         connect: Callable[[], None],
         adopt: Callable[[], list[Spool]],
-        patience: float = 3.0,
+        patience: float = 2.5,
         most: float = 30.0,
     ) -> None:
         self._send, self._probe, self._connect, self._adopt = send, probe, connect, adopt
@@ -151,6 +151,7 @@ class Courier:
             self._reach()
         except Exception as error:
             self._failed(error)
+            spool.sync()
             return
         try:
             result = self._send(spool, number, operation)

@@ -64,7 +64,7 @@ class Spool:
                 return spool
             if try_lock(file.fileno()) is not False and spool.path.exists():
                 spool._file = file
-                spool._write([{"version": _VERSION, **spool.header}], sync=False)
+                spool._write([{"version": _VERSION, **spool.header}])
                 return spool
             file.close()  # another job took it for a dead one's before it was locked
 
@@ -116,14 +116,14 @@ class Spool:
         return len(self._waiting)
 
     def append(self, operations: Sequence[Operation]) -> None:
-        """Add operations, on the disk when this returns."""
+        """Add operations. They survive the process from then on, and the machine from the next :meth:`sync` on."""
         with self._lock:
             lines = []
             for operation in operations:
                 self._waiting[self._count] = self.last = operation
                 lines.append({"n": self._count, "operation": operation})
                 self._count += 1
-            self._write(lines, sync=True)
+            self._write(lines)
 
     def first(self, skipped: set[tuple[Spool, int]]) -> tuple[int, Operation] | None:
         """The oldest operation not delivered and not skipped, with its number."""
@@ -133,8 +133,7 @@ class Spool:
     def cross_off(self, number: int, result: str | None) -> None:
         """Note that an operation was delivered, and the id that came back."""
         with self._lock:
-            # Not flushed to the disk: if the machine dies now, it is delivered again, and the sender looks first.
-            self._write([{"done": number} | ({} if result is None else {"id": result})], sync=False)
+            self._write([{"done": number} | ({} if result is None else {"id": result})])
             self._crossed_off(number, result)
 
     def _crossed_off(self, number: int, result: str | None) -> None:
@@ -142,23 +141,29 @@ class Spool:
         if result is not None and operation is not None:
             self.ids[operation["run"]] = result
 
-    def _write(self, lines: Sequence[Mapping[str, Any]], *, sync: bool) -> None:
+    def _write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         if self._file is None:
             return
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         try:
             self._file.write(b"\n" * self._torn + text.encode())
             self._file.flush()
-            if sync:
-                os.fsync(self._file.fileno())
             self._torn = False
         except OSError as error:
             if not self._torn:
                 _LOG.warning("%s: cannot be written: %s", self.path, os.strerror(error.errno or 0))
             self._torn = True
 
+    def sync(self) -> None:
+        """Flush to the disk, which may take a while; appending goes on meanwhile. For the thread that closes."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Let go of the file; remove it, and its folder, if everything was delivered."""
+        if self._waiting:
+            self.sync()
         with self._lock:
             if self._file is None:
                 return

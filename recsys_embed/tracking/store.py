@@ -19,7 +19,7 @@ from recsys_embed.tracking.uris import artifacts_beside, shown
 HANDLE = "recsys_embed.handle"
 _LOG = logging.getLogger("recsys_embed.tracking")
 _PARENT = "mlflow.parentRunId"
-_PROBE_SECONDS = 1.5
+_PROBE_SECONDS = 1.2
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",

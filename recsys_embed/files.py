@@ -103,7 +103,7 @@ def only_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
         target.mkdir(parents=True, exist_ok=True)
         descriptor = None if sys.platform == "win32" else os.open(target, os.O_RDONLY)
     try:
-        if descriptor is not None and _lock(descriptor) is False:
+        if descriptor is not None and try_lock(descriptor) is False:
             raise CheckpointError(
                 f"{target}: another run is writing here: wait until it has ended, or take another output folder",
                 file=str(target),

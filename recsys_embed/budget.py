@@ -117,8 +117,8 @@ class Plan:
 
 
 def serving_bytes(strategy: Strategy) -> int:
-    """Bytes that a strategy needs to turn ids into vectors: fp32 tables, small parameters, persistent buffers."""
-    tables = sum(table.rows * table.width * 4 for table in strategy.tables())
+    """Bytes that a strategy needs to turn ids into vectors: tables as stored, small parameters, persistent buffers."""
+    tables = sum(table.bytes for table in strategy.stored_tables())
     small: int = sum(
         tensor.numel() * tensor.element_size()
         for name, tensor in strategy.state_dict().items()
@@ -142,7 +142,9 @@ class _Group:
         return CLASSES[type(self.config)]
 
     def sized(self, rows: int) -> Strategy:
-        return self.cls.sized(self.config, self.features, self.dim, rows, self.label, self.seed)
+        made = self.cls.sized(self.config, self.features, self.dim, rows, self.label, self.seed)
+        made.storage = self.config.table_storage()
+        return made
 
     def least(self) -> int:
         return self.cls.least(self.config, self.features, self.dim)
@@ -216,7 +218,8 @@ def plan(
     What stays exact is subtracted first: the features named in ``exact``, or where that is ``None``, the smallest ones
     (see :data:`EXACT_SHARE`); and features that the strategy could not make smaller. Then one kept fraction is found
     for all groups of features, each clamped between its smallest and full size. A budget above the full size gives
-    full.
+    full. What stays exact is stored as fp32, and so is everything above the full size; a strategy in fewer bits cannot
+    use all of a budget near the full size, and is then ``coarse``.
 
     Raises:
         BudgetError: below the smallest feasible size, or ``full`` below its size.
@@ -233,7 +236,9 @@ def plan(
     if wanted is None and squeezed:
         raise ConfigError(f"strategy {squeezed[0]!r} needs a budget", path="embedding.budget")
 
-    if limit > whole:
+    if wanted is None:
+        exact = exact or ()  # nothing is scarce: only what is named needs to be kept
+    if wanted is not None and limit > whole:
         groups: list[_Group] = []
         kept = list(features)
     else:

@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recsys_embed.errors import ConfigError
+from recsys_embed.storage import FP32, Storage, StorageType
 
 
 class Node(BaseModel):
@@ -32,20 +33,41 @@ class StrategyNode(Node):
 
     name: str
 
+    def table_storage(self) -> Storage:
+        """How its tables are stored, each around the middle of its initial weights."""
+        return FP32
 
-class FullConfig(StrategyNode):
+
+class StoredNode(StrategyNode):
+    """A strategy whose tables can be stored in fewer bits. ``scale``: the step of integers; by default of the type."""
+
+    storage: StorageType = "fp32"
+    scale: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _scale_of_integers(self) -> StoredNode:
+        if self.scale is not None and not Storage.of(self.storage).integer:
+            raise ValueError(f"scale is for storage 'int8' and 'int16', got storage {self.storage!r}")
+        return self
+
+    def table_storage(self) -> Storage:
+        """The storage that was asked for."""
+        return Storage.of(self.storage, self.scale)
+
+
+class FullConfig(StoredNode):
     """One row per id: no compression."""
 
     name: Literal["full"] = "full"
 
 
-class HashConfig(StrategyNode):
+class HashConfig(StoredNode):
     """The hashing trick: one smaller table per feature, ids hashed to its rows."""
 
     name: Literal["hash"] = "hash"
 
 
-class UnifiedConfig(StrategyNode):
+class UnifiedConfig(StoredNode):
     """Unified (multiplexed) embedding: every feature reads ``chunks`` rows of ``tables`` shared tables."""
 
     name: Literal["unified"] = "unified"
@@ -53,7 +75,7 @@ class UnifiedConfig(StrategyNode):
     tables: int = Field(default=1, ge=1)
 
 
-class CompositionalConfig(StrategyNode):
+class CompositionalConfig(StoredNode):
     """Compositional embedding: ``partitions`` complementary partitions (2: quotient and remainder)."""
 
     name: Literal["compositional"] = "compositional"
@@ -321,6 +343,19 @@ class Config(Node):
                 "training.optimizer.tables = 'adam' trains plain parameters, which embedding.backend = 'fused' "
                 "cannot hold (FBGEMM has no Adam on CPU): use backend 'auto', or another optimizer for the tables"
             )
+        for path, patterns in (
+            ("embedding.strategy", self.embedding.strategy),
+            *((f"study.strategies.{place}", one) for place, one in enumerate(self.study.strategies)),
+        ):
+            for pattern, node in patterns.items():
+                dtype = node.table_storage().dtype
+                asked = f"{path}.{pattern}.storage = {dtype!r}"
+                if dtype != "fp32" and self.training.optimizer.tables == "adam":
+                    raise ValueError(
+                        f"{asked} needs a tables optimizer, and training.optimizer.tables = 'adam' is none"
+                    )
+                if dtype != "fp32" and self.embedding.backend == "fused":
+                    raise ValueError(f"{asked} cannot be held by embedding.backend = 'fused': use backend 'auto'")
         return self
 
     @model_validator(mode="after")

@@ -105,6 +105,7 @@ def load(model_dir: str | Path) -> Predictor:
     config = parse_config(_portable(tree), source=str(folder / CONFIG))
     encoder = Encoder.load(folder / ENCODER)
     model = build_recommender(config, encoder.features, len(encoder.dense))
+    model.embedding.freeze()
     fresh = model.state_dict()
     try:
         model.load_state_dict({**{name: fresh[name] for name in _training_only(model)}, **tensors})

@@ -44,17 +44,17 @@ class ReadPlace:
 def lay_out(
     strategies: Iterable[nn.Module], features: Sequence[Feature], *, decay: bool
 ) -> tuple[list[Part], list[Group]]:
-    """Give every read its lanes in a group: one group for each width, and whether bags are pooled in the read."""
+    """Give every read its lanes in a group: one group for each width, stored type, and whether bags are pooled."""
     positions = {feature.name: place for place, feature in enumerate(features)}
-    lanes: dict[tuple[int, bool], list[str]] = {}
-    keys: list[tuple[int, bool]] = []
+    lanes: dict[tuple[int, str, bool], list[str]] = {}
+    keys: list[tuple[int, str, bool]] = []
     parts = []
     for strategy in strategies:
         assert isinstance(strategy, Strategy)
         jagged = any(feature.multi_valued for feature in strategy.features)
         penalised = decay or type(strategy).penalty is not Strategy.penalty
         pooled = not jagged or (strategy.linear and not penalised and not strategy.observes)
-        widths = {spec.name: spec.width for spec in strategy.tables()}
+        specs = {spec.name: spec for spec in strategy.stored_tables()}
         places = []
         for name, homes in strategy.reads().items():
             slots = len(homes[0])
@@ -63,7 +63,7 @@ def lay_out(
                 if jagged
                 else [home for row in homes for home in row]
             )
-            key = (widths[order[0]], pooled)
+            key = (specs[order[0]].width, specs[order[0]].storage.dtype, pooled)
             if key not in lanes:
                 lanes[key] = []
                 keys.append(key)

@@ -93,7 +93,7 @@ class EmbeddingLayer(nn.Module):
         self.strategies = nn.ModuleList(self.plan.strategies)
         self.stages = _stages_of(self.plan.strategies)
         self._parts, groups = lay_out(self.strategies, self.features, decay=bool(decay))
-        specs = [spec for part in self._parts for spec in part.strategy.tables()]
+        specs = [spec for part in self._parts for spec in part.strategy.stored_tables()]
         names = [spec.name for spec in specs]
         for name in names:
             if names.count(name) > 1:
@@ -223,7 +223,8 @@ class EmbeddingLayer(nn.Module):
     def optimizer(self, name: str = "rowwise_adagrad", *, lr: float, eps: float = 1e-8) -> TablesOptimizer:
         """Take the tables out of ``parameters()`` and give the optimizer that trains them.
 
-        To be called once, before other optimizers are made. A backward pass alone then changes nothing; ``step()``
+        To be called once, before other optimizers are made. Tables that are stored as integers or halves become so
+        here, rounded to nearest. A backward pass alone then changes nothing; ``step()``
         applies all gradients that arrived since the last one as a single update.
 
         Args:
@@ -232,10 +233,12 @@ class EmbeddingLayer(nn.Module):
             eps: added to Adagrad's root.
 
         Raises:
-            ConfigError: called twice, an unknown name, or the layer's back end refuses it.
+            ConfigError: called twice or on frozen tables, an unknown name, or the layer's back end refuses it.
         """
         if self._optimizer:
             raise ConfigError("this layer has a tables optimizer already")
+        if self._frozen:
+            raise ConfigError("the tables of this layer are frozen: they are only read")
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             world = torch.distributed.get_world_size()
             if world > 1:
@@ -258,7 +261,7 @@ class EmbeddingLayer(nn.Module):
         if self.backend != "reference":
             from recsys_embed.tables.fused import FusedTables, extravagance, refusal
 
-            why = refusal(self._sizes.device, self.tables.groups)
+            why = refusal(self._sizes.device, self.tables.groups, self.tables.specs.values())
             if why is None and self.backend == "auto":
                 why = extravagance(self.tables.specs.values())
             if why is None:
@@ -267,6 +270,25 @@ class EmbeddingLayer(nn.Module):
                 raise ConfigError(f"the fused back end cannot hold these tables: {why}", path="embedding.backend")
         self.tables.train_by(rule)
         return self.tables
+
+    def freeze(self) -> EmbeddingLayer:
+        """Take the tables out of ``parameters()`` and hold them as they are stored, for reading only; returns self.
+
+        What is loaded afterwards in the stored form takes no more memory than that. A layer with a tables optimizer
+        holds its stored form already.
+
+        Raises:
+            ConfigError: the layer has a tables optimizer.
+        """
+        if self._optimizer:
+            raise ConfigError("this layer has a tables optimizer, which goes on to change the tables: freeze a copy")
+        assert isinstance(self.tables, ReferenceTables)
+        self.tables.freeze()
+        return self
+
+    @property
+    def _frozen(self) -> bool:
+        return isinstance(self.tables, ReferenceTables) and self.tables.held and self.tables.rule is None
 
     def penalty(self) -> Tensor:
         """The penalty on the reads since it was last asked for, or since ``step()`` or ``zero_grad()``; a scalar."""

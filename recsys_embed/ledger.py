@@ -21,8 +21,8 @@ def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], in
     Returns:
         Columns ``part`` (the strategy), ``feature`` (its readers, joined by ``+``), ``table``, ``rows``, ``width``
         (logical), and bytes: ``train_bytes`` (padded rows and the tables optimizer's state), ``checkpoint_bytes``
-        (logical rows and that state), ``serve_bytes`` (logical rows). While tables are ordinary parameters the state
-        of the caller's own optimizer is unknown and not in it.
+        (logical rows and that state), ``serve_bytes`` (logical rows). While tables are ordinary parameters they are
+        float32, and the state of the caller's own optimizer is unknown and not in it.
     """
     lines: list[dict[str, object]] = []
     for strategy in plan.strategies:
@@ -32,7 +32,8 @@ def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], in
             for feature, row in zip(strategy.features, homes, strict=True):
                 for home in dict.fromkeys(row):
                     readers.setdefault(home, []).append(feature.name)
-        for spec in strategy.tables():
+        for spec in strategy.stored_tables():
+            weight = spec.storage.bytes if rule else 4
             state = rule.state_width(spec.width) if rule else 0
             padded_state = rule.state_width(padded_width(spec.width)) if rule else 0
             lines.append(
@@ -42,9 +43,9 @@ def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], in
                     "table": spec.name,
                     "rows": spec.rows,
                     "width": spec.width,
-                    "train_bytes": 4 * spec.rows * (padded_width(spec.width) + padded_state),
-                    "checkpoint_bytes": 4 * spec.rows * (spec.width + state),
-                    "serve_bytes": 4 * spec.rows * spec.width,
+                    "train_bytes": spec.rows * (weight * padded_width(spec.width) + 4 * padded_state),
+                    "checkpoint_bytes": spec.rows * (weight * spec.width + 4 * state),
+                    "serve_bytes": spec.bytes,
                 }
             )
         for name, tensor in strategy.state_dict().items():

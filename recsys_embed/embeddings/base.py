@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from recsys_embed.embeddings.index_maps import IndexMap
 from recsys_embed.features import Feature, Ids
 from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage
+from recsys_embed.storage import FP32, Storage
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Uniform:
     low: float
     high: float
 
+    @property
+    def middle(self) -> float:
+        """Their mean."""
+        return (self.low + self.high) / 2
+
 
 FULL_INIT = Uniform(-0.05, 0.05)
 """The initial weights of a vector, in every strategy. Wide ones cost accuracy: N(0, 1) about 5 AUC points on
@@ -51,12 +57,21 @@ MovieLens-1M in a replication of Unified Embedding (2305.12102)."""
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A tall table: ``rows`` x ``width`` weights. Its name is unique within the layer."""
+    """A tall table: ``rows`` x ``width`` weights. Its name is unique within the layer.
+
+    A strategy leaves ``storage`` alone: :meth:`Strategy.stored_tables` fills it in.
+    """
 
     name: str
     rows: int
     width: int
     init: Uniform = FULL_INIT
+    storage: Storage = FP32
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the stored weights."""
+        return self.rows * self.width * self.storage.bytes
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,10 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a table, copied out: weights ``[n, width]`` and optimizer state ``[n, state width]``, both float32."""
+    """Rows of a table, copied out: weights ``[n, width]`` and optimizer state ``[n, state width]``, both float32.
+
+    Put back into the table they came from, they are what they were, however it is stored.
+    """
 
     weights: Tensor
     state: Tensor
@@ -112,6 +130,9 @@ class Strategy(nn.Module, ABC):
 
     index_maps: nn.ModuleDict
 
+    storage: Storage = FP32
+    """How its tables are stored: set from the config by whoever sizes the strategy, to be read by the layer only."""
+
     def __init__(self, features: Sequence[Feature], dim: int, index_maps: Mapping[str, IndexMap]) -> None:
         super().__init__()
         self.features, self.dim = tuple(features), dim
@@ -137,6 +158,10 @@ class Strategy(nn.Module, ABC):
     @abstractmethod
     def tables(self) -> list[TableSpec]:
         """The tables it reads."""
+
+    def stored_tables(self) -> list[TableSpec]:
+        """The tables with their storage, which is centred on the initial weights of each."""
+        return [replace(table, storage=self.storage.centred(table.init.middle)) for table in self.tables()]
 
     @abstractmethod
     def reads(self) -> dict[str, list[list[str]]]:

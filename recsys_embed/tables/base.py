@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.base import Rows, TableSpec, Uniform
+from recsys_embed.errors import DataError
 from recsys_embed.features import offsets_of
 from recsys_embed.hashing import seed_of
+from recsys_embed.tables.rounding import TORCH_TYPES
 
 INIT_BLOCK = 65_536
 """Initial weights are drawn in blocks of this many rows, each with a seed of its own."""
@@ -106,12 +108,15 @@ class UpdateRule:
 
 
 class Tables(nn.Module, ABC):
-    """Stores the tables of one layer. ``rule`` is ``None`` while the tables are ordinary parameters.
+    """Stores the tables of one layer. ``rule`` is ``None`` while the tables are ordinary parameters, or only read.
 
-    ``state_dict`` holds ``<name>`` with the logical ``[rows, width]`` weights, on every back end.
+    ``state_dict`` holds ``<name>`` with the logical ``[rows, width]`` weights, on every back end: of the stored type
+    once a rule trains them or they are frozen, float32 before. Either can be loaded, before or after.
     """
 
     rule: UpdateRule | None = None
+    steps: int = 0
+    """Steps of the tables optimizer so far; rounding noise is a function of it."""
 
     def __init__(self, specs: Sequence[TableSpec], groups: Sequence[Group]) -> None:
         super().__init__()
@@ -135,11 +140,15 @@ class Tables(nn.Module, ABC):
 
     @abstractmethod
     def get(self, name: str) -> Tensor:
-        """The logical ``[rows, width]`` weights of a table; a view or a copy."""
+        """The logical ``[rows, width]`` weights of a table, dequantised; a view or a copy."""
+
+    def stored(self, name: str) -> Tensor:
+        """The logical ``[rows, width]`` weights of a table, of the type they are held in; a view or a copy."""
+        return self.get(name)
 
     @abstractmethod
     def put(self, name: str, weights: Tensor) -> None:
-        """Replace the weights of a table."""
+        """Replace the weights of a table by floats, or by integers as its storage has them."""
 
     @abstractmethod
     def get_state(self, name: str) -> Tensor:
@@ -163,7 +172,7 @@ class Tables(nn.Module, ABC):
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         for name in self.specs:
-            weights = self.get(name)
+            weights = self.stored(name)
             destination[prefix + name] = weights if keep_vars else weights.detach()
 
     def _load_from_state_dict(
@@ -185,9 +194,16 @@ class Tables(nn.Module, ABC):
                     f"size mismatch for {prefix + name}: copying {tuple(weights.shape)} "
                     f"into a table of {(spec.rows, spec.width)}."
                 )
+            elif not weights.is_floating_point() and weights.dtype != TORCH_TYPES[spec.storage.dtype]:
+                error_msgs.append(
+                    f"{prefix + name} is {weights.dtype}, and the table is stored as {spec.storage.dtype}."
+                )
             else:
-                with torch.no_grad():
-                    self.put(name, weights)
+                try:
+                    with torch.no_grad():
+                        self.put(name, weights)
+                except DataError as error:
+                    error_msgs.append(f"{prefix + name}: {error}.")
         known = {prefix + name for name in self.specs}
         unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
 

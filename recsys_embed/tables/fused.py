@@ -19,6 +19,7 @@ from recsys_embed.doctor import check_stack
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
+from recsys_embed.storage import FP32
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
 
 MULTIPLE = 4
@@ -186,7 +187,7 @@ class FusedTables(Tables):
         return math.sqrt(width / self.padded_width(width)) if self.rule.name == "rowwise_adagrad" else 1.0
 
 
-def refusal(device: torch.device, groups: Sequence[Group]) -> str | None:
+def refusal(device: torch.device, groups: Sequence[Group], specs: Iterable[TableSpec]) -> str | None:
     """Why the fused back end cannot hold these tables on this device, or ``None``."""
     if device.type not in ("cpu", "cuda"):
         return f"FBGEMM has no kernels for {device.type}"
@@ -194,6 +195,9 @@ def refusal(device: torch.device, groups: Sequence[Group]) -> str | None:
         check_stack()
     except ImportError as error:
         return str(error)
+    for spec in specs:
+        if spec.storage != FP32:
+            return f"table {spec.name!r} is stored as {spec.storage.dtype}, and FBGEMM on CPU trains fp32 alone"
     wide = max(group.width for group in groups)
     if wide > 1024:
         return f"FBGEMM returns wrong rows above width 1024, got {wide}"

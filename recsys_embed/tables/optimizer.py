@@ -89,6 +89,7 @@ class TablesOptimizer(torch.optim.Optimizer):
             self._observe(self._pending)
         lr = float(self.param_groups[0]["lr"])
         self._tables.set_lr(lr)
+        self._tables.steps += 1
         for group in dict.fromkeys(read.group for read in self._pending):
             reads = [read for read in self._pending if read.group == group]
             if len(reads) == 1:
@@ -109,11 +110,12 @@ class TablesOptimizer(torch.optim.Optimizer):
         self._clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """``state`` by table name (logical rows), and the parameter group without its leaves."""
+        """``state`` by table name (logical rows), the steps made, and the parameter group without its leaves."""
         assert self._tables.rule is not None
         names = [] if self._tables.rule.name == "sgd" else list(self._tables.specs)
         return {
             "rule": self._tables.rule.name,
+            "steps": self._tables.steps,
             "state": {name: {"sum": self._tables.get_state(name).clone()} for name in names},
             "param_groups": [{key: value for key, value in self.param_groups[0].items() if key != "params"}],
         }
@@ -125,6 +127,7 @@ class TablesOptimizer(torch.optim.Optimizer):
             raise ConfigError(f"state of {state_dict['rule']!r} cannot be loaded into {self._tables.rule.name!r}")
         for name, state in state_dict["state"].items():
             self._tables.put_state(name, state["sum"])
+        self._tables.steps = int(state_dict["steps"])
         self.param_groups[0].update(state_dict["param_groups"][0])
 
     def _check_finite(self, read: Read) -> None:

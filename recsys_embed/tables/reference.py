@@ -1,6 +1,6 @@
 """The reference back end: plain PyTorch, every platform, every optimizer; the oracle of the other back ends.
 
-All tables of one width lie in one concatenated store, so that a group is read by one indexing operation.
+All tables of one width and stored type lie in one store, so that a group is read by one indexing operation.
 """
 
 from __future__ import annotations
@@ -9,54 +9,59 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.base import Rows, TableSpec
-from recsys_embed.tables.base import Group, Request, Tables, UpdateRule, draw
-from recsys_embed.tables.sums import add_rows, sums_by_row
+from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
+from recsys_embed.tables.store import Store
+from recsys_embed.tables.sums import sums_by_row
 
 
 class ReferenceTables(Tables):
-    """Tables as ordinary parameters (``rule`` is None), or as buffers with an update of their own."""
+    """Tables as ordinary parameters, or held as they are stored: with an update of their own, or for reading only."""
 
     def __init__(self, specs: Sequence[TableSpec], groups: Sequence[Group], seed: int) -> None:
         super().__init__(specs, groups)
-        rows: dict[int, int] = {}
         self._lr = math.nan
-        self._starts: dict[str, int] = {}
+        alike: dict[str, list[TableSpec]] = {}
         for spec in specs:
-            self._starts[spec.name] = rows.get(spec.width, 0)
-            rows[spec.width] = self._starts[spec.name] + spec.rows
-        for width, count in rows.items():
-            store = torch.empty(count, width)
-            for spec in specs:
-                if spec.width == width:
-                    draw(store[self._starts[spec.name] :][: spec.rows], spec.name, spec.init, seed)
-            self.register_parameter(f"store_{width}", nn.Parameter(store))
+            alike.setdefault(f"{spec.width}_{spec.storage.dtype}", []).append(spec)
+        self._stores = nn.ModuleDict({key: Store(members, seed) for key, members in alike.items()})
+        self._home = {spec.name: key for key, members in alike.items() for spec in members}
         for place, group in enumerate(self.groups):
-            starts = torch.tensor([self._starts[name] for name in group.lanes]).unsqueeze(1)
+            store = self._store(group.lanes[0])
+            owners = torch.tensor([store.owner[name] for name in group.lanes])
+            starts = torch.tensor([store.starts[owner] for owner in owners]).unsqueeze(1)
+            self.register_buffer(f"owners_{place}", owners, persistent=False)
             self.register_buffer(f"starts_{place}", starts, persistent=False)
 
+    @property
+    def held(self) -> bool:
+        """Whether the tables have left ``parameters()``."""
+        return any(store.held for store in self._all())
+
     def train_by(self, rule: UpdateRule) -> None:
-        """Take the tables out of ``parameters()``; from now on :meth:`update` updates them."""
+        """Take the tables out of ``parameters()``, into their stored form; from now on :meth:`update` updates them."""
         self.rule = rule
-        for width in {spec.width for spec in self.specs.values()}:
-            store = self._store(width).detach()
-            delattr(self, f"store_{width}")
-            self.register_buffer(f"store_{width}", store, persistent=False)
-            state = torch.zeros(store.shape[0], rule.state_width(width), device=store.device)
-            self.register_buffer(f"state_{width}", state, persistent=False)
+        for store in self._all():
+            store.hold(rule.state_width(store.weights.shape[1]))
+
+    def freeze(self) -> None:
+        """Take the tables out of ``parameters()``, into their stored form, for reading only."""
+        for store in self._all():
+            if not store.held:
+                store.hold(0)
 
     def read(self, group: int, request: Request) -> Tensor:
         """One gather for a matrix, one ``embedding_bag`` for bags."""
         lanes, width = len(self.groups[group].lanes), self.groups[group].width
-        store = self._store(width)
+        store, rows = self._store(self.groups[group].lanes[0]), self._global_rows(group, request)
+        owners: Tensor = getattr(self, f"owners_{group}")
         if request.offsets is None:
-            return F.embedding(self._global_rows(group, request).t(), store)
-        flat, offsets = self._global_rows(group, request), request.offsets
-        weights = None if request.weights is None else request.weights.to(store.dtype)
-        pooled = F.embedding_bag(flat, store, offsets[:-1].to(flat.dtype), mode="sum", per_sample_weights=weights)
+            return store.read(rows.t(), owners)
+        if not store.plain:
+            owners = owners.repeat_interleave(self._lengths(group, request), output_size=rows.numel())
+        pooled = store.read_bags(rows, owners, request.offsets, request.weights)
         return pooled.view(lanes, request.batch, width).transpose(0, 1)
 
     def set_lr(self, lr: float) -> None:
@@ -77,33 +82,36 @@ class ReferenceTables(Tables):
                 gradients = gradients * request.weights.to(gradients.dtype).unsqueeze(1)
         if rows.numel() == 0:
             return
-        self._update(width, *sums_by_row(rows, gradients, self._store(width).shape[0]))
+        store = self._store(self.groups[group].lanes[0])
+        self._update(store, *sums_by_row(rows, gradients, store.weights.shape[0]))
 
-    def _update(self, width: int, rows: Tensor, gradient: Tensor) -> None:
+    def _update(self, store: Store, rows: Tensor, gradient: Tensor) -> None:
         assert self.rule is not None
-        store = self._store(width)
         if self.rule.name == "sgd":
-            add_rows(store, rows, gradient, -self._lr)
+            store.add(rows, gradient, -self._lr, self.steps)
             return
-        state = self._state(width)
         squared = gradient.square()
         if self.rule.name == "rowwise_adagrad":
             squared = squared.mean(dim=1, keepdim=True)
-        sums = state[rows] + squared
-        state[rows] = sums
-        add_rows(store, rows, gradient / (sums.sqrt() + self.rule.eps), -self._lr)
+        sums = store.state[rows] + squared
+        store.state[rows] = sums
+        store.add(rows, gradient / (sums.sqrt() + self.rule.eps), -self._lr, self.steps)
 
     def get(self, name: str) -> Tensor:
+        """A view into the store, or a dequantised copy."""
+        return self._store(name).get(name)
+
+    def stored(self, name: str) -> Tensor:
         """A view into the store."""
-        return self._slice(self._store(self.specs[name].width), name)
+        return self._store(name).stored(name)
 
     def put(self, name: str, weights: Tensor) -> None:
-        """Copied into the store."""
-        self.get(name).detach().copy_(weights)
+        """Copied into the store, rounded to nearest."""
+        self._store(name).put(name, weights)
 
     def get_state(self, name: str) -> Tensor:
         """A view: ``[rows, state width]``."""
-        return self._slice(self._state(self.specs[name].width), name)
+        return self._store(name).state_of(name)
 
     def put_state(self, name: str, state: Tensor) -> None:
         """Copied."""
@@ -111,13 +119,13 @@ class ReferenceTables(Tables):
 
     def get_rows(self, name: str, rows: Tensor) -> Rows:
         """Indexed out of the store."""
-        weights = self.get(name).detach()
-        state = self.get_state(name) if self.rule else weights.new_zeros(weights.shape[0], 0)
-        return Rows(weights[rows], state[rows])
+        weights = self._store(name).rows_of(name, rows)
+        state = self.get_state(name) if self.rule else weights.new_zeros(self.specs[name].rows, 0)
+        return Rows(weights, state[rows])
 
     def put_rows(self, name: str, rows: Tensor, values: Rows) -> None:
-        """Indexed into the store."""
-        self.get(name).detach()[rows] = values.weights
+        """Indexed into the store, rounded to nearest: rows of the same table come back as they were."""
+        self._store(name).put_rows(name, rows, values.weights)
         if self.rule:
             self.get_state(name)[rows] = values.state
 
@@ -125,22 +133,25 @@ class ReferenceTables(Tables):
         """No padding."""
         return width
 
-    def _slice(self, store: Tensor, name: str) -> Tensor:
-        return store[self._starts[name] :][: self.specs[name].rows]
+    def _all(self) -> list[Store]:
+        return [store for store in self._stores.values() if isinstance(store, Store)]
 
-    def _store(self, width: int) -> Tensor:
-        store: Tensor = getattr(self, f"store_{width}")
+    def _store(self, table: str) -> Store:
+        store = self._stores[self._home[table]]
+        assert isinstance(store, Store)
         return store
 
-    def _state(self, width: int) -> Tensor:
-        state: Tensor = getattr(self, f"state_{width}")
-        return state
+    def _lengths(self, group: int, request: Request) -> Tensor:
+        """Rows asked for in each lane ``[L]``."""
+        assert request.offsets is not None
+        if not request.batch:
+            return torch.zeros(len(self.groups[group].lanes), dtype=torch.int64, device=request.rows.device)
+        return request.offsets[:: request.batch].diff()
 
     def _global_rows(self, group: int, request: Request) -> Tensor:
         """Row numbers in the concatenated store, shaped as the request's."""
         starts: Tensor = getattr(self, f"starts_{group}")
         if request.offsets is None:
             return request.rows + starts
-        lanes = len(self.groups[group].lanes)
-        lengths = request.offsets[:: request.batch].diff() if request.batch else torch.zeros(lanes, dtype=torch.int64)
+        lengths = self._lengths(group, request)
         return request.rows + starts.view(-1).repeat_interleave(lengths, output_size=request.rows.numel())

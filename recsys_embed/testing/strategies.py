@@ -8,7 +8,8 @@ A test module subclasses :class:`StrategyContract` and names the config::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from recsys_embed.config import StrategyNode
 from recsys_embed.embeddings.base import Strategy
-from recsys_embed.errors import BudgetError
+from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.features import Feature, Ids, resolve
 from recsys_embed.layer import EmbeddingLayer
+from recsys_embed.storage import FP32, Storage
 from recsys_embed.tables.optimizer import TablesOptimizer
+from recsys_embed.tables.rounding import quantum
 
 FEATURES = (Feature("user", 4000), Feature("item", 700), Feature("city", 60))
 BAGS = (Feature("user", 4000), Feature("tags", 700, multi_valued=True, pooling="mean"), Feature("city", 60))
@@ -40,11 +43,16 @@ def draw_ids(features: Sequence[Feature], batch: int, seed: int = 0) -> Ids:
 
 def slow_vectors(layer: EmbeddingLayer, ids: Ids) -> np.ndarray:
     """Vectors ``[B, F, D]`` by one Python loop over bags and ids, in float64: the oracle of every fast path."""
+    with torch.no_grad():
+        return slow_combined(layer, ids, {name: layer.tables.get(name).double() for name in layer.tables.specs}).numpy()
+
+
+def slow_combined(layer: EmbeddingLayer, ids: Ids, tables: Mapping[str, Tensor]) -> Tensor:
+    """The same from weights ``[rows, width]`` of your own, differentiable in them."""
     flat = ids.jagged()
     assert flat.offsets is not None
     bounds, values, batch = flat.offsets.tolist(), flat.values.tolist(), ids.batch
-    tables = {name: layer.tables.get(name).detach().double() for name in layer.tables.specs}
-    out = np.zeros((batch, len(layer.features), layer.dim))
+    found: dict[str, Tensor] = {}
     for strategy in layer.strategies:
         assert isinstance(strategy, Strategy)
         names = [feature.name for feature in strategy.features]
@@ -52,8 +60,10 @@ def slow_vectors(layer: EmbeddingLayer, ids: Ids) -> np.ndarray:
             if feature.name not in names:
                 continue
             place = names.index(feature.name)
+            bags = []
             for b in range(batch):
                 bag = values[bounds[f * batch + b] : bounds[f * batch + b + 1]]
+                vector = torch.zeros(layer.dim, dtype=torch.float64)
                 for value in bag:
                     one = torch.zeros(len(names), 1, dtype=torch.int64)
                     one[place] = value
@@ -67,10 +77,20 @@ def slow_vectors(layer: EmbeddingLayer, ids: Ids) -> np.ndarray:
                         )
                         for name, homes in strategy.reads().items()
                     }
+                    mean = feature.multi_valued and feature.pooling == "mean"
                     aux = {name: integers[0, place] for name, integers in lookup.aux.items()}
-                    vector = strategy.combine(rows, replace(lookup, aux=aux)).numpy()
-                    out[b, f] += vector / (len(bag) if feature.multi_valued and feature.pooling == "mean" else 1)
-    return out
+                    vector = vector + strategy.combine(rows, replace(lookup, aux=aux)) / (len(bag) if mean else 1)
+                bags.append(vector)
+            found[feature.name] = torch.stack(bags)
+    return torch.stack([found[feature.name] for feature in layer.features], dim=1)
+
+
+def _within(weights: Tensor, storage: Storage) -> Tensor:
+    """Weights beyond what the integers reach, at the end of their range."""
+    if not storage.integer:
+        return weights
+    low, high = (limit * storage.scale + storage.midpoint for limit in storage.limits)
+    return weights.clamp(low, high)
 
 
 def _row(table: Tensor, row: int) -> Tensor:
@@ -140,9 +160,9 @@ class StrategyContract:
                 assert bool((rows < limit).all())
 
     def test_the_ledger_is_what_is_stored(self) -> None:
-        """Predicted bytes against the tensors of the state dict, before and after training."""
+        """Predicted bytes against the tensors of the state dict, as they are stored: before and after training."""
+        self._compare_the_ledger(self.layer().freeze())
         layer = self.layer()
-        self._compare_the_ledger(layer)
         self.trained(layer)
         self._compare_the_ledger(layer)
 
@@ -175,28 +195,67 @@ class StrategyContract:
         back = turned(Ids(ids.values.flip(0), ids.features)).flip(1)
         assert torch.equal(layer(ids), back)
 
-    def test_update_equals_autograd(self) -> None:
-        """One SGD step of the tables optimizer against one of torch over plain parameters, repeats included."""
+    def test_update_equals_a_slow_loop(self) -> None:
+        """One SGD step of the tables optimizer, repeats included, against float64 and autograd: up to a quantum."""
+        layer, ids = self.layer(BAGS, backend="reference"), draw_ids(BAGS, 40)
+        target = torch.randn(40, len(BAGS), self.dim, generator=torch.Generator().manual_seed(3))
+        optimizer = layer.optimizer("sgd", lr=0.7)
+        before = {name: layer.tables.get(name).clone() for name in layer.tables.specs}
+        expected = {name: weights.double().requires_grad_() for name, weights in before.items()}
+        slow = torch.nn.functional.mse_loss(slow_combined(layer, ids, expected), target.double(), reduction="sum")
+        gradients = torch.autograd.grad(slow, list(expected.values()))
+        torch.nn.functional.mse_loss(layer(ids), target, reduction="sum").backward()
+        optimizer.step()
+        for (name, weights), gradient in zip(expected.items(), gradients, strict=True):
+            storage, after = layer.tables.specs[name].storage, layer.tables.get(name)
+            goal = _within(weights.detach() - 0.7 * gradient, storage)
+            allowed = 1e-5 * (1 + goal.abs()) + torch.maximum(quantum(before[name], storage), quantum(after, storage))
+            assert bool(((after - goal).abs() <= allowed).all())
+        assert any(not torch.equal(layer.tables.get(name), weights) for name, weights in before.items())
+
+    def test_update_equals_that_of_torch(self) -> None:
+        """One SGD step of the tables optimizer against one of torch over plain parameters, where torch may train."""
         ids = draw_ids(BAGS, 40)
         target = torch.randn(40, len(BAGS), self.dim, generator=torch.Generator().manual_seed(3))
         plain, tabled = self.layer(BAGS), self.layer(BAGS, backend="reference")
         by_torch = torch.optim.SGD(plain.parameters(), lr=0.7)
+        loss = torch.nn.functional.mse_loss(plain(ids), target, reduction="sum")
+        if any(spec.storage != FP32 for spec in plain.tables.specs.values()):
+            try:
+                loss.backward()
+            except ConfigError as error:
+                refusal = str(error)
+            else:
+                raise AssertionError("low-precision tables were trained as parameters")
+            assert "call optimizer() first" in refusal
+            return
+        loss.backward()
+        by_torch.step()
         by_tables = tabled.optimizer("sgd", lr=0.7)
-        for layer, optimizer in ((plain, by_torch), (tabled, by_tables)):
-            optimizer.zero_grad()
-            torch.nn.functional.mse_loss(layer(ids), target, reduction="sum").backward()
-            optimizer.step()
+        torch.nn.functional.mse_loss(tabled(ids), target, reduction="sum").backward()
+        by_tables.step()
         _assert_same_tables(plain, tabled, 1e-6)
         assert not torch.equal(plain(ids), self.layer(BAGS)(ids))
 
+    def test_what_is_stored_is_what_is_read(self) -> None:
+        """Frozen tables, single-valued and in bags: within half a quantum of before, and the vectors of a slow loop."""
+        for features in (FEATURES, BAGS):
+            before, layer, ids = self.layer(features), self.layer(features).freeze(), draw_ids(features, 9)
+            assert not list(layer.tables.parameters())
+            np.testing.assert_allclose(layer(ids).detach().numpy(), slow_vectors(layer, ids), rtol=0, atol=1e-6)
+            for name, spec in layer.tables.specs.items():
+                one, other = before.tables.get(name).detach(), layer.tables.get(name)
+                assert bool(((one - other).abs() <= 0.51 * quantum(one, spec.storage)).all())
+            assert torch.equal(copy.deepcopy(layer)(ids), layer(ids))
+
     def test_state_moves_between_layers(self) -> None:
-        """A state dict of the layer with a tables optimizer loads into one without."""
-        trained, fresh = self.layer(), self.layer(seed=5)
+        """A state dict of the layer with a tables optimizer loads into one without, and into a frozen one."""
+        trained, ids = self.layer(), draw_ids(FEATURES, 30)
         self.trained(trained)
-        ids = draw_ids(FEATURES, 30)
-        assert not torch.equal(fresh(ids), trained(ids))
-        fresh.load_state_dict(trained.state_dict())
-        assert torch.equal(fresh(ids), trained(ids))
+        for fresh in (self.layer(seed=5), self.layer(seed=5).freeze()):
+            assert not torch.equal(fresh(ids), trained(ids))
+            fresh.load_state_dict(trained.state_dict())
+            assert torch.equal(fresh(ids), trained(ids))
 
     def test_a_resumed_training_is_the_same(self) -> None:
         """Bit for bit, wherever it stopped: tables, their optimizer's state, and what else changes in training.
@@ -206,10 +265,12 @@ class StrategyContract:
         straight = self.layer(BAGS, backend="reference")
         expected = self.trained(straight, steps=12)
         for stop in (3, 6, 7):
-            begun, resumed = (self.layer(BAGS, backend="reference", seed=seed) for seed in (0, 5))
+            begun, resumed = (self.layer(BAGS, backend="reference") for _ in range(2))
             saved = self.trained(begun, steps=stop).state_dict()
             optimizer = resumed.optimizer("rowwise_adagrad", lr=0.1)
             assert isinstance(optimizer, TablesOptimizer)
+            for name, spec in resumed.tables.specs.items():  # whatever is not loaded shows
+                resumed.tables.put(name, torch.zeros(spec.rows, spec.width))
             resumed.load_state_dict({name: tensor.clone() for name, tensor in begun.state_dict().items()})
             optimizer.load_state_dict(saved)
             resumed.steps = begun.steps

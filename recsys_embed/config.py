@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from recsys_embed.errors import ConfigError
 from recsys_embed.storage import FP32, Storage, StorageType
@@ -44,11 +44,13 @@ class StoredNode(StrategyNode):
     storage: StorageType = "fp32"
     scale: float | None = Field(default=None, gt=0)
 
-    @model_validator(mode="after")
-    def _scale_of_integers(self) -> StoredNode:
-        if self.scale is not None and not Storage.of(self.storage).integer:
-            raise ValueError(f"scale is for storage 'int8' and 'int16', got storage {self.storage!r}")
-        return self
+    @field_validator("scale")
+    @classmethod
+    def _scale_of_integers(cls, scale: float | None, info: ValidationInfo) -> float | None:
+        storage = info.data.get("storage")  # absent where it is itself wrong
+        if scale is not None and storage is not None and not Storage.of(storage).integer:
+            raise ValueError(f"a scale is for storage 'int8' and 'int16', and not for {storage!r}")
+        return scale
 
     def table_storage(self) -> Storage:
         """The storage that was asked for."""
@@ -119,7 +121,8 @@ STRATEGIES: dict[str, type[StrategyNode]] = {
 def as_patterns(value: Any) -> Any:
     """A strategy's name, or one strategy's table, stands for the pattern ``*``.
 
-    A table whose key ``name`` is the name of a strategy is a strategy; any other table maps patterns to strategies.
+    A table whose key ``name`` is the name of a strategy is a strategy, unless all its keys that are no option have a
+    strategy as their value; any other table maps patterns to strategies.
     """
 
     def table(one: Any) -> Any:
@@ -127,12 +130,11 @@ def as_patterns(value: Any) -> Any:
 
     if isinstance(value, (str, Node)):
         return {"*": table(value)}
-    if (
-        isinstance(value, dict)
-        and value.get("name") in STRATEGIES
-        and set(value) - {"name"} <= {key for cls in STRATEGIES.values() for key in cls.model_fields}
-    ):
-        return {"*": value}
+    if isinstance(value, dict) and value.get("name") in STRATEGIES:
+        known = {key for cls in STRATEGIES.values() for key in cls.model_fields}
+        others = [one for key, one in value.items() if key not in known]
+        if not others or not all(isinstance(one, (dict, Node)) or str(one) in STRATEGIES for one in others):
+            return {"*": value}
     if isinstance(value, dict):
         return {pattern: table(one) for pattern, one in value.items()}
     return value

@@ -3,7 +3,7 @@
 model/
   manifest.json       path, bytes and checksum of every file
   config.toml         the resolved config of the training
-  model.safetensors   tables as logical rows, and the model's weights
+  model.safetensors   tables as logical rows in their stored type, and the model's weights
   encoder/            the vocabulary and scalers
 """
 
@@ -89,7 +89,7 @@ def probabilities(logits: Tensor) -> np.ndarray:
 
 
 def load(model_dir: str | Path) -> Predictor:
-    """Load a model folder, after checking every file in it.
+    """Load a model folder, after checking every file in it. Tables are held as they are stored, for reading only.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the others.

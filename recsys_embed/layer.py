@@ -37,7 +37,7 @@ class EmbeddingLayer(nn.Module):
         features: the features, in the order of the output.
         dim: D, the width of every vector.
         strategy: a strategy's name, its config, or a mapping from patterns of feature names to either; the first
-            pattern that matches a name wins.
+            pattern that matches a name wins. ``{"name": "hash", "storage": "int8"}`` stores its tables in fewer bits.
         budget: bytes of the serving form: ``"64MB"``, ``"10x"``, ``0.1`` (kept fraction) or bytes as an int.
         exact: features that are never compressed; by default the smallest, see :mod:`recsys_embed.budget`.
         on_unknown: what an id outside ``[0, cardinality)`` is: an ``"error"``, or the ``"unseen"`` id 0.

@@ -29,8 +29,9 @@ class ServedModel(nn.Module):
 
     def __init__(self, model: Recommender) -> None:
         super().__init__()
-        # A copy carries ordinary tensors, whatever back end trained the tables.
+        # A copy carries ordinary tensors, whatever back end trained the tables; frozen, it has their stored form.
         twin = copy.deepcopy(model).eval().requires_grad_(False)
+        twin.embedding.freeze()
         self.embedding, self.interaction = twin.embedding, twin.interaction
         sizes = torch.tensor([[feature.size] for feature in twin.embedding.features])
         self.register_buffer("sizes", sizes, persistent=False)

@@ -18,6 +18,10 @@ CONFIGS: list[StrategyNode] = [
     CompositionalConfig(operation="add", partitions=3),
     CompositionalConfig(operation="concat"),
     RobeConfig(),
+    FullConfig(storage="int8"),
+    HashConfig(storage="int8"),
+    UnifiedConfig(chunks=2, storage="bf16"),
+    CompositionalConfig(storage="int16"),
 ]
 SIZES = st.lists(st.sampled_from([1, 2, 3, 7, 40, 500, 7000, 60_000]), min_size=1, max_size=10)
 
@@ -66,8 +70,9 @@ def test_every_budget_is_met_or_coarse_or_refused(sizes: list[int], dim: int, ke
         budget = refusal.nearest_bytes
     assert made.serve_bytes <= budget
     assert made.coarse or made.serve_bytes >= 0.98 * budget
-    # What is not needed to be coarse must not be: these have a knob as fine as a row.
-    if not isinstance(config, FullConfig) and len(set(sizes)) == 1 and sizes[0] > 5000 and kept > 0.05:
+    # What is not needed to be coarse must not be: these have a knob as fine as a row, up to as many rows as ids.
+    usable = config.table_storage().bytes / 4
+    if not isinstance(config, FullConfig) and len(set(sizes)) == 1 and sizes[0] > 5000 and 0.05 < kept <= usable:
         assert not made.coarse or getattr(config, "operation", "") == "concat"
 
 
@@ -91,6 +96,41 @@ def test_a_budget_above_full_gives_full_and_at_full_still_hashes():
     at = plan(features, 4, {"*": HashConfig()}, 1.0, exact=())
     assert [type(one).__name__ for one in at.strategies] == ["Hash"]
     assert at.serve_bytes == 160_000
+
+
+@pytest.mark.parametrize(("storage", "share"), [("fp16", 0.5), ("bf16", 0.5), ("int8", 0.25), ("int16", 0.5)])
+def test_full_tables_in_fewer_bits(storage: str, share: float):
+    features = [Feature("a", 5000), Feature("b", 15)]
+    node = FullConfig(storage=storage)
+    full = 5015 * 16
+    least = plan(features, 4, {"*": node}, int(share * full))
+    assert (least.serve_bytes, least.coarse) == (int(share * full), False)
+    # Without a budget nothing is exact; with one, small features are, in fp32, and no more of it can be used.
+    assert plan(features, 4, {"*": node}, None).serve_bytes == int(share * full)
+    more = plan(features, 4, {"*": node}, 1.0)
+    assert more.serve_bytes == int(share * 5000 * 16) + 15 * 16
+    assert more.coarse
+    named = plan(features, 4, {"*": node}, None, exact=["a"])
+    assert named.serve_bytes == 5000 * 16 + int(share * 15 * 16)
+    above = plan(features, 4, {"*": node}, 1.5)
+    assert above.serve_bytes == full
+    with pytest.raises(BudgetError) as caught:
+        plan(features, 4, {"*": node}, int(share * full) - 1)
+    assert caught.value.nearest_bytes == int(share * full)
+
+
+def test_fewer_bits_are_more_rows_up_to_as_many_as_ids():
+    features = [Feature("a", 5000), Feature("b", 5000)]
+    for kept, rows in ((0.1, 4000), (0.25, 10_000), (0.5, 10_000), (1.0, 10_000)):
+        made = plan(features, 4, {"*": HashConfig(storage="int8")}, kept, exact=())
+        assert sum(made.settings.values()) == rows
+        assert made.serve_bytes == rows * 4
+        assert made.coarse == (kept > 0.25)
+    # Beside a strategy in fp32, what these cannot use goes to the others.
+    patterns = {"a": HashConfig(storage="int8"), "b": HashConfig()}
+    both = plan(features, 4, patterns, 0.5, exact=())
+    assert both.settings["a"] == 5000
+    assert both.serve_bytes == pytest.approx(0.5 * 160_000, abs=16)
 
 
 def test_small_features_stay_exact_within_their_share():

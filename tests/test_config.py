@@ -1,11 +1,13 @@
 """The config is closed: what is unknown is named, with its path and the nearest key there is."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from recsys_embed import ConfigError
 from recsys_embed.config import Config, UnifiedConfig, load_config, parse_config
+from recsys_embed.storage import FP32, Storage
 
 SMALL = """
 [data]
@@ -30,6 +32,18 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("[training.optimizer]\ntable_lr = 0.1", "training.optimizer.table_lr", "did you mean 'tables_lr'"),
         ('[embedding]\nstrategy = { "*" = { name = "unified", chunk = 3 } }', "embedding.strategy.*.chunk", "'chunks'"),
         ('[embedding]\nstrategy = "unifed"', "embedding.strategy.*", "unifed"),
+        ('[embedding]\nstrategy = { name = "hash", storage = "int4" }', "embedding.strategy.*.storage", "'int8'"),
+        ('[embedding]\nstrategy = { name = "full", storag = "int8" }', "embedding.strategy.*.storag", "'storage'"),
+        (
+            '[embedding]\nstrategy = { "*" = { name = "unified", storage = "bf16", scale = 0.1 } }',
+            "embedding.strategy.*.scale",
+            "a scale is for storage 'int8' and 'int16', and not for 'bf16'",
+        ),
+        (
+            '[embedding]\nstrategy = { "*" = { name = "hash", storage = "int8", scale = 0 } }',
+            "embedding.strategy.*.scale",
+            "greater than 0",
+        ),
         ("[training]\nbatch_size = 0", "training.batch_size", "value 0"),
         ("[study]\nstrategies = []", "study.strategies", "at least 1"),
         ("[study]\nseeds = ['a']", "study.seeds.0", "value 'a'"),
@@ -62,6 +76,8 @@ def test_strategies_in_all_forms(tmp_path: Path):
     assert one == {"*": UnifiedConfig(chunks=4)}
     mixed = read(tmp_path, '[embedding]\nstrategy = { "u*" = "hash", "*" = { name = "unified" } }').embedding.strategy
     assert [(pattern, node.name) for pattern, node in mixed.items()] == [("u*", "hash"), ("*", "unified")]
+    named = read(tmp_path, '[embedding]\nstrategy = { name = "hash", user = "full" }').embedding.strategy
+    assert [(pattern, node.name) for pattern, node in named.items()] == [("name", "hash"), ("user", "full")]
 
 
 def test_the_resolved_config_reads_back_equal(tmp_path: Path):
@@ -83,6 +99,30 @@ def test_sources_and_splits_are_one_of_their_kind():
 def test_what_a_back_end_cannot_honour_is_refused_by_name(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"training\.optimizer\.tables = 'adam'.*embedding\.backend = 'fused'"):
         read(tmp_path, '[embedding]\nbackend = "fused"\n[training]\noptimizer = { tables = "adam" }')
+
+
+def test_storage_of_tables(tmp_path: Path):
+    read_one = read(tmp_path, '[embedding]\nstrategy = { name = "hash", storage = "int8" }').embedding.strategy["*"]
+    assert read_one.table_storage() == Storage("int8", 0.01)
+    text = '[embedding]\nstrategy = { u = "full", "*" = { name = "compositional", storage = "int16", scale = 0.001 } }'
+    config = read(tmp_path, text)
+    assert [node.table_storage() for node in config.embedding.strategy.values()] == [FP32, Storage("int16", 0.001)]
+    assert parse_config(tomllib.loads(config.to_toml())) == config
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        ('[training]\noptimizer = { tables = "adam" }', r"storage = 'int8' needs a tables optimizer.*'adam'"),
+        ('[embedding]\nbackend = "fused"', r"storage = 'int8' cannot be held by embedding\.backend = 'fused'"),
+    ],
+)
+def test_what_cannot_train_or_hold_a_storage_is_refused_by_name(tmp_path: Path, rest: str, message: str):
+    node = '{ name = "hash", storage = "int8" }'
+    with pytest.raises(ConfigError, match=r"study\.strategies\.1\.\*\." + message):
+        read(tmp_path, f'{rest}\n[study]\nstrategies = ["full", {node}]')
+    with pytest.raises(ConfigError, match=r"embedding\.strategy\.\*\." + message):
+        read(tmp_path, rest, f"embedding.strategy={node}")
 
 
 def test_unreadable_files(tmp_path: Path):

@@ -23,6 +23,8 @@ from recsys_embed.errors import BudgetError, CheckpointError, DataError
 from recsys_embed.export import load, predict_file
 from recsys_embed.files import write_manifest
 from recsys_embed.report.run import Trained
+from recsys_embed.storage import FP32
+from recsys_embed.tables.rounding import TORCH_TYPES
 
 
 def config_of(clicks: Path, *overrides: str) -> Config:
@@ -94,6 +96,32 @@ def test_what_only_training_needs_is_not_shipped(clicks: Path, rows: pd.DataFram
     assert any(bool((tensor >= 0).any()) for name, tensor in tensors.items() if name.endswith("pointers"))
     assert any(name.endswith("_extra_state") for name in trained.model.state_dict())
     np.testing.assert_allclose(load(folder).predict(rows), trained.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("storage", ["int8", "int16", "bf16", "fp16", "fp32"])
+def test_tables_are_as_small_on_disk_and_in_memory_as_the_ledger_says(
+    clicks: Path, rows: pd.DataFrame, tmp_path: Path, storage: str
+) -> None:
+    options = ("training.epochs=1", "embedding.backend=reference", "embedding.budget=0.2", "training.batch_size=1024")
+    strategy = f'embedding.strategy={{ name = "compositional", storage = "{storage}" }}'
+    folder, trained = jobs.train(config_of(clicks, strategy, *options), tmp_path, progress=False)
+    tensors = load_file(folder / export_module.WEIGHTS)
+    stored = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("embedding."))
+    assert stored == trained.ledger["serve_bytes"].sum()
+    predictor = load(folder)
+    tables = predictor.model.embedding.tables
+    assert not list(tables.parameters())
+    held = sum(b.untyped_storage().nbytes() for n, b in tables.named_buffers() if n.endswith(".weights"))
+    assert held == stored
+    assert {one.dtype for name, one in tensors.items() if name.startswith("embedding.")} == {TORCH_TYPES[storage]} | (
+        {torch.float32} if any(part.strategy.storage == FP32 for part in predictor.model.embedding._parts) else set()
+    )
+    # Bit for bit, since it reads the same integers in the same batches.
+    with torch.no_grad():
+        for start in range(0, len(rows), 1024):
+            batch = predictor.encoder.encode(rows.iloc[start : start + 1024])
+            assert torch.equal(predictor.model(batch), trained.model.eval()(batch))
+    np.testing.assert_array_equal(predictor.predict(rows), trained.scores)
 
 
 def test_unseen_values_are_one_unseen_id(trained: tuple[Path, Trained], rows: pd.DataFrame) -> None:

@@ -21,8 +21,10 @@ from recsys_embed.config import Config, UnifiedConfig, load_config, parse_config
 from recsys_embed.errors import ConfigError, DataError, DivergedError
 from recsys_embed.report import run as run_module
 from recsys_embed.report import study
+from recsys_embed.report.page import write_page
 from recsys_embed.report.results import COLUMNS, read_predictions, read_results
 from recsys_embed.report.study import exit_code, expand, run_study
+from recsys_embed.report.summary import summarise
 from recsys_embed.training.metrics import auc
 
 
@@ -62,6 +64,28 @@ def test_full_is_trained_once_per_seed_and_others_at_every_budget(tree: dict[str
     ]
     assert all(cell.config.embedding.seed == cell.seed for cell in cells)
     assert all(cell.config.embedding.hash_seed == 0 for cell in cells)
+
+
+def test_full_in_fewer_bits_is_a_strategy_with_budgets(tree: dict[str, Any], tmp_path: Path) -> None:
+    int8 = {"name": "full", "storage": "int8"}
+    tree["study"] |= {"strategies": ["full", int8, {"name": "hash", "storage": "int8"}], "budgets": [0.25, 0.1]}
+    rows = run_study(config(tree, "study.seeds=[0]"), tmp_path, progress=False)
+    told = rows[["strategy", "budget_requested", "status"]].to_numpy().tolist()
+    assert told == [
+        ["full", "", "ok"],
+        ["full", "0.25", "ok"],
+        ["full", "0.1", "infeasible"],
+        ["hash", "0.25", "ok"],
+        ["hash", "0.1", "ok"],
+    ]
+    assert rows["serve_bytes"].iloc[1] == rows["full_bytes"].iloc[0] // 4
+    (section,) = summarise(tmp_path)
+    assert section.full is not None
+    assert section.full.bytes == rows["full_bytes"].iloc[0]
+    quarter = section.find_budget("0.25")
+    assert quarter is not None
+    assert [cell.method for cell in section.at(quarter)] == ["full (storage int8)", "hash"]
+    assert "full (storage int8)" in write_page(tmp_path).read_text(encoding="utf-8")
 
 
 def test_the_embedded_study_has_thirty_cells() -> None:

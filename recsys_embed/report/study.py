@@ -42,6 +42,7 @@ from recsys_embed.report.run import (
     save_document,
     unfinished,
 )
+from recsys_embed.storage import FP32
 from recsys_embed.tracking import Tracker
 
 _LOG = logging.getLogger("recsys_embed")
@@ -63,10 +64,10 @@ PLANTED: dict[str, Any] = {
 
 
 def expand(config: Config) -> list[Cell]:
-    """The cells of a study. Full tables ask for no budget: they are trained once per seed."""
+    """The cells of a study. Full tables in fp32 ask for no budget: they are trained once per seed."""
     cells: dict[str, Cell] = {}
     for patterns in config.study.strategies:
-        full = all(isinstance(node, FullConfig) for node in patterns.values())
+        full = all(isinstance(node, FullConfig) and node.table_storage() == FP32 for node in patterns.values())
         for budget in (None,) if full else config.study.budgets:
             for seed in config.study.seeds:
                 embedding = {"strategy": patterns, "budget": budget, "seed": seed}

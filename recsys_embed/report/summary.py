@@ -62,6 +62,11 @@ class Cell:
         return self.runs[self.runs["status"] == "ok"]
 
     @property
+    def uncompressed(self) -> bool:
+        """Whether these are the full tables that everything is compared with; full in fewer bits has a budget."""
+        return self.strategy == FULL and not self.budget
+
+    @property
     def seeds(self) -> int:
         """How many runs ended well."""
         return len(self.ok)
@@ -127,7 +132,7 @@ class Section:
     @cached_property
     def full(self) -> Cell | None:
         """The uncompressed tables, where a run of them ended well."""
-        return next((cell for cell in self.cells if cell.strategy == FULL and cell.seeds), None)
+        return next((cell for cell in self.cells if cell.uncompressed and cell.seeds), None)
 
     @property
     def full_bytes(self) -> float:
@@ -159,7 +164,7 @@ class Section:
 
     def at(self, budget: Budget) -> list[Cell]:
         """The cells asked for at a budget."""
-        return [cell for cell in self.cells if cell.budget == budget.text and cell.strategy != FULL]
+        return [cell for cell in self.cells if cell.budget == budget.text and not cell.uncompressed]
 
     def candidates(self, budget: Budget) -> list[Cell]:
         """What could serve within a budget: its cells that ended well, and full where it fits."""
@@ -340,7 +345,8 @@ def _budgets(runs: pd.DataFrame) -> tuple[Budget, ...]:
     full = runs["full_bytes"].dropna()
     whole = int(full.max()) if len(full) else None
     out = []
-    for text, mine in runs[runs["strategy"] != FULL].groupby("budget_requested", sort=True):
+    asked_for = runs[(runs["strategy"] != FULL) | (runs["budget_requested"] != "")]
+    for text, mine in asked_for.groupby("budget_requested", sort=True):
         known = mine["budget_bytes"].dropna()
         size, kept = (int(known.max()) if len(known) else None), None
         with suppress(ConfigError):

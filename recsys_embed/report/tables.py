@@ -15,7 +15,7 @@ from recsys_embed.report.figures.parts import top_parts
 from recsys_embed.report.results import BUCKETS
 from recsys_embed.report.sizes import budget_name, format_bytes
 from recsys_embed.report.statistics import LEVEL, Interval
-from recsys_embed.report.summary import FULL, Budget, Cell, Section
+from recsys_embed.report.summary import Budget, Cell, Section
 
 PERCENT = f"{LEVEL:.0%}"
 
@@ -261,7 +261,7 @@ def _in_order(section: Section) -> list[Cell]:
     places = {budget.text: place for place, budget in enumerate(section.budgets)}
     return sorted(
         (cell for cell in section.cells if cell.seeds),
-        key=lambda cell: (cell.strategy != FULL, places.get(cell.budget, -1)),
+        key=lambda cell: (not cell.uncompressed, places.get(cell.budget, -1)),
     )
 
 

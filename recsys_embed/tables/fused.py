@@ -3,7 +3,7 @@
 FBGEMM stores rows padded to a multiple of four floats. Its row-wise Adagrad averages over the padded width, which
 would move rows of width 30 by 3.3 % too far; the learning rate and eps are corrected, so that the update is the
 logical one. On CPU it ignores weight decay, max norm and stochastic rounding silently and has no Adam: none of them can
-be asked for here.
+be asked for here, and tables in fewer bits than fp32 are refused.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def refusal(device: torch.device, groups: Sequence[Group], specs: Iterable[Table
         return str(error)
     for spec in specs:
         if spec.storage != FP32:
-            return f"table {spec.name!r} is stored as {spec.storage.dtype}, and FBGEMM on CPU trains fp32 alone"
+            return f"table {spec.name!r} is stored as {spec.storage.dtype}, and it trains fp32 alone"
     wide = max(group.width for group in groups)
     if wide > 1024:
         return f"FBGEMM returns wrong rows above width 1024, got {wide}"

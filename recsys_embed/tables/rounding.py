@@ -37,13 +37,13 @@ def dequantise(stored: Tensor, scale: Tensor | float, midpoint: Tensor | float) 
 
 
 def nearest(weights: Tensor, dtype: torch.dtype, scale: Tensor | float, midpoint: Tensor | float) -> Tensor:
-    """The stored form of float32 weights, rounded to nearest (ties to even) and saturated.
+    """The stored form of float32 weights: rounded to nearest (ties to even), integers and halves saturated.
 
     What :func:`dequantise` gave comes back as it was.
     """
     if is_integer(dtype):
         return _saturated(((weights - midpoint) / scale).round_(), dtype)
-    return _saturated(weights, dtype)
+    return _saturated(weights, dtype) if dtype in _FRACTION else weights.to(dtype)
 
 
 def add(stored: Tensor, change: Tensor, noise: Tensor, scale: Tensor | float) -> Tensor:

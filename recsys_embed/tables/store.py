@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.errors import ConfigError, DataError
-from recsys_embed.tables.base import draw
+from recsys_embed.tables.base import INIT_BLOCK, draw
 from recsys_embed.tables.rounding import TORCH_TYPES, add, dequantise, is_integer, nearest, noise_of, noise_seed
 from recsys_embed.tables.sums import add_rows
 
@@ -59,8 +59,11 @@ class Store(nn.Module):
         """Store the weights, rounded to nearest, and state of zeros beside them."""
         weights = self.weights.detach()
         if self.dtype != torch.float32:
-            scale, midpoint = self._of_rows(torch.arange(weights.shape[0], device=weights.device))
-            weights = nearest(weights.to(torch.float32), self.dtype, scale, midpoint)
+            weights = torch.empty_like(weights, dtype=self.dtype)
+            for spec, start in zip(self.specs, self.starts, strict=True):
+                for block in range(start, start + spec.rows, INIT_BLOCK):  # no second copy of a large table in float
+                    part = slice(block, min(block + INIT_BLOCK, start + spec.rows))
+                    weights[part] = self._converted(spec.name, self.weights[part], self.dtype)
         del self.weights
         self.register_buffer("weights", weights)
         state = torch.zeros(weights.shape[0], state_width, device=weights.device)
@@ -111,7 +114,7 @@ class Store(nn.Module):
         Raises:
             DataError: weights that are not a number, where integers are held.
         """
-        self.stored(name).detach().copy_(self._converted(name, weights))
+        self.stored(name).detach().copy_(self._converted(name, weights, self.weights.dtype))
 
     def rows_of(self, name: str, rows: Tensor) -> Tensor:
         """A copy of the weights of logical rows ``[n]``."""
@@ -120,22 +123,24 @@ class Store(nn.Module):
     def put_rows(self, name: str, rows: Tensor, weights: Tensor) -> None:
         """As :meth:`put`, of logical rows ``[n]``."""
         stored = self.stored(name).detach()
-        stored[rows] = self._converted(name, weights).to(stored.dtype)
+        stored[rows] = self._converted(name, weights, stored.dtype)
 
     def state_of(self, name: str) -> Tensor:
         """The state of a table: a view."""
         return self._slice(self.state, name)
 
-    def _converted(self, name: str, weights: Tensor) -> Tensor:
+    def _converted(self, name: str, weights: Tensor, dtype: torch.dtype) -> Tensor:
+        """Weights of a table as ``dtype``: integers are of its grid, and nothing is done to what is so already."""
         weights = weights.detach().to(self.weights.device)
-        scale, midpoint = self._of(torch.tensor([self.owner[name]]))
-        if is_integer(weights.dtype) == is_integer(self.weights.dtype):
+        if weights.dtype == dtype:
             return weights
-        if is_integer(weights.dtype):
-            return dequantise(weights, scale, midpoint)
+        scale, midpoint = self._of(torch.tensor([self.owner[name]]))
+        if not is_integer(dtype):
+            floats = dequantise(weights, scale, midpoint) if is_integer(weights.dtype) else weights
+            return nearest(floats, dtype, scale, midpoint)
         if bool(torch.isnan(weights).any()):
             raise DataError(f"table {name!r} holds integers, and these weights are not all numbers")
-        return nearest(weights.to(torch.float32), self.dtype, scale, midpoint)
+        return nearest(weights.to(torch.float32), dtype, scale, midpoint)
 
     # --- within ----------------------------------------------------------------------------------------------
 
@@ -152,9 +157,6 @@ class Store(nn.Module):
         """Scales and midpoints of tables, with an axis for the width."""
         owners = owners.to(self.weights.device)
         return self._constant("scale")[owners].unsqueeze(-1), self._constant("midpoint")[owners].unsqueeze(-1)
-
-    def _of_rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self._of(torch.bucketize(rows, self._constant("ends"), right=True))
 
     def _guarded(self, read: Tensor) -> Tensor:
         """A parameter stands in for integers or halves only until it is trained."""

@@ -12,7 +12,7 @@ from recsys_embed.report.figures.labels import name_lines_left, name_rules, spre
 from recsys_embed.report.figures.methods import by_method, colour_of, marker_of, variants
 from recsys_embed.report.figures.style import DASHES, GRID, INK, LETTER, MUTED, PAPER, WIDTH
 from recsys_embed.report.sizes import format_bytes
-from recsys_embed.report.summary import FULL, Cell, Section
+from recsys_embed.report.summary import Cell, Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def draw(section: Section, key: str) -> str:
     if len(shown) < 2:
         return ""
     optimal = {id(cell) for cell in section.pareto()}
-    lines = [cells for cells in by_method(section, shown) if cells[0].strategy != FULL]
+    lines = [cells for cells in by_method(section, shown) if not cells[0].uncompressed]
     pad = 14 + LETTER * max((len(cells[0].method) for cells in lines), default=0)
     box = (40.0, 30.0, 414.0, 236.0)
     with drawing(4.1) as fig:

@@ -23,6 +23,7 @@ from recsys_embed.ids import as_ids
 from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of
 from recsys_embed.ledger import ledger
 from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage, agreed, check_names
+from recsys_embed.storage import FP32
 from recsys_embed.tables.base import Request, Tables, UpdateRule
 from recsys_embed.tables.optimizer import Read, TablesOptimizer
 from recsys_embed.tables.reference import ReferenceTables
@@ -313,12 +314,19 @@ class EmbeddingLayer(nn.Module):
         """Whether the tables may be trained as ordinary parameters.
 
         Raises:
-            ConfigError: a strategy changes tables in training, and needs :meth:`optimizer`.
+            ConfigError: a strategy changes tables in training, or tables are not stored in fp32: :meth:`optimizer` is
+                needed.
         """
         for part in self._parts:
             if part.strategy.needs_tables_optimizer():
                 name = type(part.strategy).__name__
                 raise ConfigError(f"strategy {name} changes tables in training: call optimizer() first")
+        for spec in self.tables.specs.values():
+            if spec.storage != FP32 and not self._frozen:
+                raise ConfigError(
+                    f"table {spec.name!r} is stored as {spec.storage.dtype}, which only a tables optimizer can train: "
+                    "call optimizer() first"
+                )
 
     @property
     def device(self) -> torch.device:

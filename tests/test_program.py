@@ -13,6 +13,7 @@ from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature, Ids
 from recsys_embed.program import ServedModel, save_program
 from recsys_embed.recommender import Recommender, build_recommender
+from recsys_embed.tables.rounding import TORCH_TYPES
 
 FEATURES = (Feature("user", 1000), Feature("item", 300), Feature("city", 50))
 DENSE = 2
@@ -30,7 +31,16 @@ def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommende
 
 @pytest.mark.parametrize(
     "strategy",
-    ["full", "hash", "unified", "compositional", "robe", {"user": "compositional", "*": "hash"}, CAFE],
+    [
+        "full",
+        "hash",
+        "unified",
+        "compositional",
+        "robe",
+        {"user": "compositional", "*": "hash"},
+        {"name": "compositional", "storage": "int8"},
+        CAFE,
+    ],
     ids=str,
 )
 def test_a_saved_program_scores_as_the_model(tmp_path: Path, strategy: Any):
@@ -48,6 +58,19 @@ def test_a_saved_program_scores_as_the_model(tmp_path: Path, strategy: Any):
         with torch.no_grad():
             expected = torch.sigmoid(model.interaction(model.embedding(ids), dense))
         torch.testing.assert_close(program(ids, dense), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("storage", ["int8", "bf16"])
+def test_a_program_holds_tables_as_they_are_stored(tmp_path: Path, storage: str):
+    model = build({"name": "compositional", "storage": storage})
+    model.embedding.optimizer("sgd", lr=0.1)
+    program = torch.export.load(save_program(model, DENSE, tmp_path / "model.pt2"))
+    held = [tensor for tensor in program.state_dict.values() if tensor.dtype == TORCH_TYPES[storage]]
+    assert sum(tensor.nbytes for tensor in held) == model.embedding.plan.serve_bytes
+    assert not any(
+        name.startswith("embedding") and one.dtype == torch.float32 and one.numel()
+        for name, one in program.state_dict.items()
+    )
 
 
 def test_an_id_out_of_range_is_the_unseen_one():

@@ -261,6 +261,18 @@ def test_rows_are_moved_as_they_are(storage: str):
         assert torch.equal(emb.tables.get_state("x")[to], emb.tables.get_state("x")[source])
 
 
+@pytest.mark.parametrize("storage", STORAGE_TYPES)
+def test_bags_may_all_be_empty(storage: str):
+    strategy = {"name": "hash", "storage": storage}
+    emb = EmbeddingLayer([Feature("x", 50, multi_valued=True)], 4, strategy=strategy, budget=0.2, exact=())
+    optimizer = emb.optimizer("sgd", lr=0.1)
+    ids = Ids(torch.zeros(0, dtype=torch.int64), 1, torch.zeros(4, dtype=torch.int64))
+    vectors = emb(ids)
+    assert torch.equal(vectors, torch.zeros(3, 1, 4))
+    vectors.sum().backward()
+    optimizer.step()
+
+
 def test_a_copy_is_of_plain_parameters_again():
     emb, ids = mixed(), draw_ids(BAGS, 30)
     optimizer = emb.optimizer("sgd", lr=0.03)
@@ -285,6 +297,8 @@ def test_without_a_tables_optimizer_they_are_not_trained(storage: str, features:
     emb = EmbeddingLayer(features, 8, strategy=strategy, budget=0.5, exact=())
     with pytest.raises(ConfigError, match=rf"table 'user' is stored as {storage}.*call optimizer\(\) first"):
         emb(draw_ids(features, 5)).sum().backward()
+    with pytest.raises(ConfigError, match=r"call optimizer\(\) first"):
+        emb.after_step()
     with torch.no_grad():
         emb(draw_ids(features, 5))
 
@@ -293,6 +307,7 @@ def test_a_frozen_layer_is_only_read():
     emb = low("int8").freeze()
     assert not emb(draw_ids(FEATURES, 5)).requires_grad
     assert emb.freeze() is emb
+    emb.after_step()  # of whatever else the model trains
     with pytest.raises(ConfigError, match="only read"):
         emb.optimizer("sgd", lr=0.1)
     trained = low("int8")

@@ -27,6 +27,9 @@ from recsys_embed.report.study import exit_code, expand, run_study
 from recsys_embed.report.summary import summarise
 from recsys_embed.training.metrics import auc
 
+STORED = {"storage": "fp32", "scale": None}
+"""The options that strategies with a storage share, at their defaults."""
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Any:
@@ -210,7 +213,7 @@ def test_several_strategies_in_one_layer_are_called_mixed(tree: dict[str, Any], 
     mixed = "study.strategies=[{'user' = {name='unified', chunks=1}, '*' = 'hash'}]"
     row = run_study(config(tree, mixed, "study.seeds=[0]", "training.epochs=1"), tmp_path, progress=False).iloc[0]
     assert row["strategy"] == "mixed"
-    assert row["settings"]["user"] == {"name": "unified", "chunks": 1, "tables": 1}
+    assert row["settings"]["user"] == {"name": "unified", **STORED, "chunks": 1, "tables": 1}
     assert set(row["settings"]) == {"user", "*", "rows"}
 
 
@@ -219,7 +222,7 @@ def test_settings_are_every_option_and_then_the_sizes(tree: dict[str, Any], tmp_
     overrides = (strategies, "study.budgets=[0.5, 7]", "study.seeds=[0]", "training.epochs=1")
     rows = run_study(config(tree, *overrides), tmp_path, progress=False)
     assert rows["status"].tolist() == ["ok", "infeasible"] * 2
-    options = [{"chunks": 2, "tables": 1}, {"operation": "add", "partitions": 2}]
+    options = [{**STORED, "chunks": 2, "tables": 1}, {**STORED, "operation": "add", "partitions": 2}]
     assert rows["settings"].tolist()[1::2] == options
     for chosen, (_, row) in zip(options, rows[::2].iterrows(), strict=True):
         ledger = pd.read_csv(tmp_path / "runs" / row["run"] / "ledger.csv")
@@ -231,7 +234,7 @@ def test_settings_are_every_option_and_then_the_sizes(tree: dict[str, Any], tmp_
 
 def test_a_size_with_the_name_of_an_option_takes_nothing_away() -> None:
     settings = run_module._settings({"*": UnifiedConfig()}, {"unified": 9, "tables": 3})
-    assert settings == {"chunks": 2, "tables": 1, "rows": {"unified": 9, "tables": 3}}
+    assert settings == {**STORED, "chunks": 2, "tables": 1, "rows": {"unified": 9, "tables": 3}}
 
 
 # --- processes and kills -------------------------------------------------------------------------------------

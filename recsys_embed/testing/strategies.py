@@ -203,7 +203,7 @@ class StrategyContract:
         before = {name: layer.tables.get(name).clone() for name in layer.tables.specs}
         expected = {name: weights.double().requires_grad_() for name, weights in before.items()}
         slow = torch.nn.functional.mse_loss(slow_combined(layer, ids, expected), target.double(), reduction="sum")
-        gradients = torch.autograd.grad(slow, list(expected.values()))
+        gradients = torch.autograd.grad(slow, list(expected.values()), materialize_grads=True)
         torch.nn.functional.mse_loss(layer(ids), target, reduction="sum").backward()
         optimizer.step()
         for (name, weights), gradient in zip(expected.items(), gradients, strict=True):

@@ -16,8 +16,10 @@ import torch
 
 from recsys_embed.config import FullConfig, StrategyNode
 from recsys_embed.embeddings import CLASSES, Full, Strategy
+from recsys_embed.embeddings.base import common_stages
 from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.features import Feature
+from recsys_embed.stages import Stage
 
 EXACT_SHARE = 10
 """Small features stay exact while their full tables together take at most one tenth of the budget."""
@@ -111,20 +113,14 @@ class Plan:
         return None if self.budget_bytes is None else self.budget_bytes / self.full_bytes
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        """How the layer is trained."""
+        return common_stages(self.strategies)
+
+    @property
     def settings(self) -> dict[str, object]:
         """What the budget led to: every table with its rows."""
         return {name: rows for strategy in self.strategies for name, rows in strategy.settings().items()}
-
-
-def serving_bytes(strategy: Strategy) -> int:
-    """Bytes that a strategy needs to turn ids into vectors: tables as stored, small parameters, persistent buffers."""
-    tables = sum(table.bytes for table in strategy.stored_tables())
-    small: int = sum(
-        tensor.numel() * tensor.element_size()
-        for name, tensor in strategy.state_dict().items()
-        if name not in strategy.training_only
-    )
-    return tables + small
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,7 @@ class _Group:
 
     def bytes(self, rows: int) -> int:
         with torch.device("meta"):  # trying a size allocates nothing, index maps included
-            return serving_bytes(self.sized(rows))
+            return self.sized(rows).serve_bytes()
 
     def full_bytes(self) -> int:
         return full_bytes(self.features, self.dim)
@@ -223,7 +219,8 @@ def plan(
 
     Raises:
         BudgetError: below the smallest feasible size, or ``full`` below its size.
-        ConfigError: patterns or names that do not fit the features; no budget where one is needed.
+        ConfigError: patterns or names that do not fit the features; no budget where one is needed; strategies that
+            cannot be trained together.
     """
     patterns = assign(features, strategy)
     for name in exact or ():
@@ -245,7 +242,7 @@ def plan(
         kept, groups = _divide(patterns, strategy, dim, limit, exact, hash_seed)
     rows = _share(groups, limit - full_bytes(kept, dim))
     built = tuple(([Full(kept, dim)] if kept else []) + [g.sized(r) for g, r in zip(groups, rows, strict=True)])
-    used = sum(serving_bytes(one) for one in built)
+    used = sum(one.serve_bytes() for one in built)
     if used > limit:
         least = min(used, whole)
         raise BudgetError(
@@ -255,6 +252,7 @@ def plan(
             max_bytes=whole,
             nearest_bytes=least,
         )
+    common_stages(built)
     return Plan(built, wanted, None if wanted is None else limit, used, whole)
 
 

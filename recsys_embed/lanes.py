@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.base import Lookup, Strategy
-from recsys_embed.features import Feature, Ids, offsets_of
+from recsys_embed.features import Feature, offsets_of
+from recsys_embed.pooling import occurrence_weights, pool_occurrences
 from recsys_embed.tables.base import Group, Request
 
 
@@ -88,7 +89,7 @@ def _bags_of(part: Part, lookup: Lookup, rows: Tensor) -> Request:
     slots, count = rows.shape
     assert ids.offsets is not None
     if part.pooled:
-        offsets, batch, weights = ids.offsets, ids.batch, _weights(part, ids)
+        offsets, batch, weights = ids.offsets, ids.batch, occurrence_weights(part.strategy.features, ids)
     else:
         # Every occurrence is a bag of its own; features with fewer occurrences end in empty bags.
         counts = torch.tensor(ids.bounds(), device=rows.device).diff()
@@ -116,28 +117,7 @@ def rows_of(part: Part, lookup: Lookup, read: Tensor, place: ReadPlace) -> Tenso
 
 def pool(part: Part, lookup: Lookup, vectors: Tensor) -> Tensor:
     """Vectors ``[B, F, D]``: bags that were not pooled in the read are summed here."""
-    if part.pooled:
-        return vectors
-    ids = lookup.ids
-    assert ids.offsets is not None
-    weights = _weights(part, ids)
-    if weights is not None:
-        vectors = vectors * weights.unsqueeze(1)
-    bags = torch.arange(ids.features * ids.batch, device=vectors.device).repeat_interleave(ids.offsets.diff())
-    pooled = vectors.new_zeros(ids.features * ids.batch, vectors.shape[1]).index_add(0, bags, vectors)
-    return pooled.view(ids.features, ids.batch, -1).transpose(0, 1)
-
-
-def _weights(part: Part, ids: Ids) -> Tensor | None:
-    """Weights of the occurrences: the caller's, and 1/length where a feature pools by mean."""
-    assert ids.offsets is not None
-    mean = [feature.pooling == "mean" and feature.multi_valued for feature in part.strategy.features]
-    if not any(mean):
-        return None if ids.weights is None else ids.weights.to(torch.float32)
-    lengths = ids.offsets.diff().view(ids.features, ids.batch)
-    divisors = torch.where(torch.tensor(mean, device=lengths.device).unsqueeze(1), lengths, 1).reshape(-1)
-    weights = 1.0 / divisors.repeat_interleave(lengths.reshape(-1)).to(torch.float32)
-    return weights if ids.weights is None else weights * ids.weights
+    return vectors if part.pooled else pool_occurrences(part.strategy.features, lookup.ids, vectors)
 
 
 def join(requests: Sequence[Request]) -> Request:

@@ -22,7 +22,7 @@ from recsys_embed.features import Feature, Ids, resolve
 from recsys_embed.ids import as_ids
 from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of
 from recsys_embed.ledger import ledger
-from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage, agreed, check_names
+from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage
 from recsys_embed.storage import FP32
 from recsys_embed.tables.base import Request, Tables, UpdateRule
 from recsys_embed.tables.optimizer import Read, TablesOptimizer
@@ -92,7 +92,7 @@ class EmbeddingLayer(nn.Module):
         patterns = parse_strategy(strategy)
         self.plan: Plan = plan(self.features, dim, patterns, budget, exact=exact, hash_seed=hash_seed)
         self.strategies = nn.ModuleList(self.plan.strategies)
-        self.stages = _stages_of(self.plan.strategies)
+        self.stages = self.plan.stages
         self._parts, groups = lay_out(self.strategies, self.features, decay=bool(decay))
         specs = [spec for part in self._parts for spec in part.strategy.stored_tables()]
         names = [spec.name for spec in specs]
@@ -466,18 +466,6 @@ class EmbeddingLayer(nn.Module):
         else:
             twin.tables = copy.deepcopy(self.tables, memo)
         return twin.train(self.training)
-
-
-def _stages_of(strategies: Sequence[Strategy]) -> tuple[Stage, ...]:
-    """The stages that the strategies agree on, checked against what they train."""
-    named = {f"{type(one).__name__} ({', '.join(f.name for f in one.features)})": one for one in strategies}
-    for name, one in named.items():
-        parameters = dict(one.named_parameters())
-        for small in one.small_optimizers():
-            if small not in parameters:
-                raise ConfigError(f"strategy {name} has an optimizer for {small!r}, which is none of its parameters")
-        check_names(one.stages(), one.small_optimizers())
-    return agreed({name: one.stages() for name, one in named.items()})
 
 
 def parse_strategy(strategy: str | StrategyNode | Mapping[str, Any]) -> dict[str, StrategyNode]:

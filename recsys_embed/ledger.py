@@ -21,12 +21,15 @@ def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], in
     Returns:
         Columns ``part`` (the strategy), ``feature`` (its readers, joined by ``+``), ``table``, ``rows``, ``width``
         (logical), and bytes: ``train_bytes`` (padded rows and the tables optimizer's state), ``checkpoint_bytes``
-        (logical rows and that state), ``serve_bytes`` (logical rows). While tables are ordinary parameters they are
-        float32, and the state of the caller's own optimizer is unknown and not in it.
+        (logical rows and that state), ``serve_bytes`` (what is shipped: logical rows, or a form of the strategy's own,
+        with a row for each part that is no table). While tables are ordinary parameters they are float32, and the state
+        of the caller's own optimizer is unknown and not in it.
     """
     lines: list[dict[str, object]] = []
     for strategy in plan.strategies:
         part = type(strategy).__name__.lower()
+        every = "+".join(feature.name for feature in strategy.features)
+        serving = strategy.serving()
         readers: dict[str, list[str]] = {}
         for homes in strategy.reads().values():
             for feature, row in zip(strategy.features, homes, strict=True):
@@ -45,14 +48,15 @@ def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], in
                     "width": spec.width,
                     "train_bytes": spec.rows * (weight * padded_width(spec.width) + 4 * padded_state),
                     "checkpoint_bytes": spec.rows * (weight * spec.width + 4 * state),
-                    "serve_bytes": spec.bytes,
+                    "serve_bytes": serving.pop(spec.name, 0),
                 }
             )
         for name, tensor in strategy.state_dict().items():
             size = tensor.numel() * tensor.element_size()
-            every = "+".join(feature.name for feature in strategy.features)
-            serve = 0 if name in strategy.training_only else size
-            lines.append(dict(zip(COLUMNS, [part, every, name, tensor.shape[0], 0, size, size, serve], strict=True)))
+            line = [part, every, name, tensor.shape[0], 0, size, size, serving.pop(name, 0)]
+            lines.append(dict(zip(COLUMNS, line, strict=True)))
+        for name, size in serving.items():
+            lines.append(dict(zip(COLUMNS, [part, every, name, 0, 0, 0, 0, size], strict=True)))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 

@@ -32,8 +32,9 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.index_maps import IndexMap
+from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature, Ids
-from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage
+from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage, agreed, check_names
 from recsys_embed.storage import FP32, Storage
 
 
@@ -197,6 +198,31 @@ class Strategy(nn.Module, ABC):
     training_only: ClassVar[frozenset[str]] = frozenset()
     """Entries of the state dict that the shipped form does without: they cost no serving bytes."""
 
+    def serving(self) -> dict[str, int]:
+        """Bytes of what is shipped, by part, known before training: tables as stored, small parameters and buffers.
+
+        A strategy that ships another form than it trains overrides it together with :meth:`serve`. Tables and state
+        that it leaves out are not shipped; names that are neither are parts that only the shipped form has.
+        """
+        tables = {table.name: table.bytes for table in self.stored_tables()}
+        state = {name: tensor.numel() * tensor.element_size() for name, tensor in self.state_dict().items()}
+        return tables | {name: size for name, size in state.items() if name not in self.training_only}
+
+    def serve_bytes(self) -> int:
+        """Bytes of what is shipped: what a budget is about."""
+        return sum(self.serving().values())
+
+    def serve(self, tables: TableAccess) -> nn.Module | None:
+        """The form that is shipped, after training: a module from the :class:`Ids` of this strategy's features to
+        vectors ``[B, F, D]``, whose state dict has as many bytes as :meth:`serving` promised; equal to the layer.
+
+        None: tables and state are shipped as they are.
+
+        Raises:
+            ConfigError: it is not trained so far that it could be shipped.
+        """
+        return None
+
     def stages(self) -> tuple[Stage, ...]:
         """How it is trained; see :mod:`recsys_embed.stages`."""
         return ONE_STAGE
@@ -222,6 +248,22 @@ class Strategy(nn.Module, ABC):
     def needs_tables_optimizer(cls) -> bool:
         """Whether it observes or maintains: ordinary parameters cannot train it."""
         return cls.observe is not Strategy.observe or cls.maintain is not Strategy.maintain
+
+
+def common_stages(strategies: Sequence[Strategy]) -> tuple[Stage, ...]:
+    """The stages that the strategies of one layer agree on, checked against what they train.
+
+    Raises:
+        ConfigError: they do not agree, or a step or an optimizer names a parameter that there is not.
+    """
+    named = {f"{type(one).__name__} ({', '.join(f.name for f in one.features)})": one for one in strategies}
+    for name, one in named.items():
+        parameters = dict(one.named_parameters())
+        for small in one.small_optimizers():
+            if small not in parameters:
+                raise ConfigError(f"strategy {name} has an optimizer for {small!r}, which is none of its parameters")
+        check_names(one.stages(), one.small_optimizers())
+    return agreed({name: one.stages() for name, one in named.items()})
 
 
 def vocabularies(features: Sequence[Feature]) -> dict[str, int]:

@@ -85,8 +85,9 @@ def train_and_measure(
     checkpoints: Path | None = None,
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    meta: dict[str, Any] | None = None,
 ) -> Trained:
-    """Train the best model of a cell and evaluate it on the test split.
+    """Train the best model of a cell and evaluate it on the test split; arguments as in :func:`train`.
 
     Raises:
         BudgetError: no setting of the strategy fits; nothing was allocated.
@@ -96,7 +97,9 @@ def train_and_measure(
     reset_peak_rss()
     begin = time.perf_counter()
     model = build_recommender(config, dataset.features, len(dataset.dense))
-    result = train(model, dataset, config.training, checkpoints=checkpoints, progress=progress, on_epoch=on_epoch)
+    result = train(
+        model, dataset, config.training, checkpoints=checkpoints, progress=progress, on_epoch=on_epoch, meta=meta
+    )
     predict_begin = time.perf_counter()
     scores = predict(model, dataset, "test", config.training.batch_size)
     predict_seconds = time.perf_counter() - predict_begin
@@ -264,7 +267,7 @@ def _ledger(model: Recommender, config: Config) -> pd.DataFrame:
     ledger = model.embedding.ledger()
     if config.training.optimizer.tables == "adam":
         for name in ("train_bytes", "checkpoint_bytes"):
-            ledger[name] += 2 * ledger["serve_bytes"]
+            ledger[name] += 2 * 4 * ledger["rows"] * ledger["width"]
     return ledger
 
 

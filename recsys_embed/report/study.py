@@ -44,6 +44,7 @@ from recsys_embed.report.run import (
 )
 from recsys_embed.storage import FP32
 from recsys_embed.tracking import Tracker
+from recsys_embed.training.device import device_of
 
 _LOG = logging.getLogger("recsys_embed")
 DATA = "data"
@@ -174,8 +175,10 @@ def check_names(config: Config, strategies: Sequence[Mapping[str, StrategyNode]]
     """Check budgets, name patterns and exact features against the declared columns, before any data is read.
 
     Raises:
-        ConfigError: the columns do not fit together, a budget is none, or a pattern or a name fits no column.
+        ConfigError: the columns do not fit together, a budget is none, a pattern or a name fits no column, or the
+            device is not there.
     """
+    device_of(config.training.device)
     for budget in config.study.budgets:
         ByteBudget.parse(budget)
     if config.embedding.budget is not None:

@@ -22,6 +22,7 @@ from recsys_embed.embeddings.base import Strategy
 from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.features import Feature, Ids, resolve
 from recsys_embed.layer import EmbeddingLayer
+from recsys_embed.stages import ONE_STAGE
 from recsys_embed.storage import FP32, Storage
 from recsys_embed.tables.optimizer import TablesOptimizer
 from recsys_embed.tables.rounding import quantum
@@ -107,7 +108,9 @@ class StrategyContract:
     def layer(self, features: Sequence[Feature] = FEATURES, **options: Any) -> EmbeddingLayer:
         """A layer of this strategy alone."""
         given = {"strategy": self.config, "budget": self.budget, "exact": (), **options}
-        return EmbeddingLayer(features, self.dim, **given)
+        layer = EmbeddingLayer(features, self.dim, **given)
+        layer.begin_stage(layer.stages[0].name)
+        return layer
 
     def trained(self, layer: EmbeddingLayer, steps: int = 9) -> torch.optim.Optimizer:
         """Train a layer on few batches that recur, so that state that follows the ids has something to follow."""
@@ -160,17 +163,44 @@ class StrategyContract:
                 assert bool((rows < limit).all())
 
     def test_the_ledger_is_what_is_stored(self) -> None:
-        """Predicted bytes against the tensors of the state dict, as they are stored: before and after training."""
-        self._compare_the_ledger(self.layer().freeze())
+        """Predicted bytes against tensors: of the state dict, and of what is shipped, before and after training."""
+        untrained = self.layer().freeze()
+        self._compare_the_ledger(untrained)
         layer = self.layer()
+        assert layer.ledger()["checkpoint_bytes"].sum() == stored_bytes(layer)
         self.trained(layer)
         self._compare_the_ledger(layer)
 
     def _compare_the_ledger(self, layer: EmbeddingLayer) -> None:
-        stored = {name: tensor.numel() * tensor.element_size() for name, tensor in layer.state_dict().items()}
-        for name in layer.training_only:
-            del stored[name]
-        assert layer.ledger()["serve_bytes"].sum() == layer.plan.serve_bytes == sum(stored.values())
+        for stage in layer.stages:
+            layer.begin_stage(stage.name)
+            layer.end_stage()
+        assert layer.ledger()["serve_bytes"].sum() == layer.plan.serve_bytes == shipped_bytes(layer)
+
+    def test_what_is_shipped_gives_the_same_vectors(self) -> None:
+        """Where a strategy ships a form of its own, after its stages; before them it says so."""
+        for features in (FEATURES, BAGS):
+            layer, ids = self.layer(features), draw_ids(features, 9)
+            strategy = layer.strategies[0]
+            assert isinstance(strategy, Strategy)
+            for stage in layer.stages:
+                layer.begin_stage(stage.name)
+                layer.end_stage()
+            shipped = strategy.serve(layer.tables)
+            if shipped is not None:
+                places = [f for f, one in enumerate(layer.features) if one in strategy.features]
+                vectors = layer(ids)[:, places].detach()
+                torch.testing.assert_close(shipped(ids.select(places)), vectors, rtol=0, atol=1e-6)
+
+    def test_a_loop_of_ones_own_is_told_of_stages(self) -> None:
+        """A layer that trains in stages refuses a forward pass for training until one has begun."""
+        layer = EmbeddingLayer(FEATURES, self.dim, strategy=self.config, budget=self.budget, exact=())
+        told = False
+        try:
+            layer(draw_ids(FEATURES, 3))
+        except ConfigError as error:
+            told = "begin_stage" in str(error)
+        assert told == (layer.stages != ONE_STAGE)
 
     def test_a_budget_is_met_or_refused(self) -> None:
         """In [0.98 b, b] or coarse; below the smallest size the nearest feasible budget is accepted."""
@@ -292,6 +322,26 @@ class StrategyContract:
 def _assert_same_tables(one: EmbeddingLayer, other: EmbeddingLayer, tolerance: float) -> None:
     for name in one.tables.specs:
         torch.testing.assert_close(one.tables.get(name), other.tables.get(name), rtol=tolerance, atol=tolerance)
+
+
+def stored_bytes(module: torch.nn.Module) -> int:
+    """Bytes of a state dict."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+
+
+def shipped_bytes(layer: EmbeddingLayer) -> int:
+    """Bytes of what a layer ships, after its stages."""
+    total = 0
+    for strategy in layer.strategies:
+        assert isinstance(strategy, Strategy)
+        shipped = strategy.serve(layer.tables)
+        if shipped is not None:
+            total += stored_bytes(shipped)
+            continue
+        tables = [layer.tables.state_dict()[spec.name] for spec in strategy.tables()]
+        state = [one for name, one in strategy.state_dict().items() if name not in strategy.training_only]
+        total += sum(tensor.numel() * tensor.element_size() for tensor in [*tables, *state])
+    return total
 
 
 def train_steps(

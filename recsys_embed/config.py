@@ -108,13 +108,28 @@ class CafeConfig(StrategyNode):
     every: int = Field(default=10, ge=1)
 
 
+class DnisConfig(StrategyNode):
+    """DNIS: search, per block of ids of like frequency, which dimensions matter; prune to the budget; retrain.
+
+    ``blocks`` of each vocabulary hold equally many ids. ``alpha_lr`` is the mean move of a block's importances
+    in a step of the search, ``alpha_l1`` the weight of the sum of importances.
+    """
+
+    name: Literal["dnis"] = "dnis"
+    blocks: int = Field(default=10, ge=1)
+    warm_up_epochs: int = Field(default=2, ge=1)
+    search_epochs: int = Field(default=2, ge=1)
+    alpha_lr: float = Field(default=0.01, gt=0)
+    alpha_l1: float = Field(default=1e-5, ge=0)
+
+
 StrategyConfig = Annotated[
-    FullConfig | HashConfig | UnifiedConfig | CompositionalConfig | RobeConfig | CafeConfig,
+    FullConfig | HashConfig | UnifiedConfig | CompositionalConfig | RobeConfig | CafeConfig | DnisConfig,
     Field(discriminator="name"),
 ]
 STRATEGIES: dict[str, type[StrategyNode]] = {
     cls.model_fields["name"].default: cls
-    for cls in (FullConfig, HashConfig, UnifiedConfig, CompositionalConfig, RobeConfig, CafeConfig)
+    for cls in (FullConfig, HashConfig, UnifiedConfig, CompositionalConfig, RobeConfig, CafeConfig, DnisConfig)
 }
 
 

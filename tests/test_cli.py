@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from recsys_embed.cli import app
 from recsys_embed.config import load_config
 from recsys_embed.infer import is_numeric
+from recsys_embed.training import trainer
 
 CONFIG = """
 [data]
@@ -229,7 +230,7 @@ def test_prepare_and_budget_tell_without_training() -> None:
 
 def test_the_catalogue_names_every_strategy_and_model() -> None:
     strategies = json.loads(run("strategies", "--json").stdout)
-    assert [one["name"] for one in strategies] == ["full", "hash", "unified", "compositional", "robe", "cafe"]
+    assert [one["name"] for one in strategies] == ["full", "hash", "unified", "compositional", "robe", "cafe", "dnis"]
     assert [one["name"] for one in strategies if one["needs"] != "nothing"] == ["cafe"]
     assert all(one["use"] and one["paper"] and one["smallest"] for one in strategies)
     models = json.loads(run("models", "--json").stdout)
@@ -277,6 +278,27 @@ def test_an_interrupted_training_says_how_to_go_on(number: signal.Signals, code:
     assert stdout == ""
     assert "the same command goes on" in stderr
     assert "Traceback" not in stderr
+
+
+def test_a_training_stopped_in_a_search_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strategy with stages, from a signal at a step to the exported model."""
+    command = ["train", "clicks.toml", "--out", "m", "--quiet", "--json", "--set", "embedding.strategy='dnis'"]
+    plain, steps = trainer.step, []
+
+    def stop(*arguments: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 50:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "step", stop)
+        stopped = run(*command)
+    assert stopped.exit_code == 143, stopped.output
+    assert "step 50 is saved, with 2 of at most 5 epochs finished" in stopped.stderr
+    done = run(*command)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["epochs"] == 5
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommende
         "unified",
         "compositional",
         "robe",
+        "dnis",
         {"user": "compositional", "*": "hash"},
         {"name": "compositional", "storage": "int8"},
         CAFE,
@@ -45,6 +46,7 @@ def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommende
 )
 def test_a_saved_program_scores_as_the_model(tmp_path: Path, strategy: Any):
     model = build(strategy if strategy != "full" else {"user": "hash", "*": "full"})
+    model.embedding.begin_stage(model.embedding.stages[0].name)
     optimizer = model.embedding.optimizer("sgd", lr=0.1)  # trained by whatever back end there is
     for _ in range(2):
         model.embedding(torch.arange(12).view(3, 4)).sum().backward()

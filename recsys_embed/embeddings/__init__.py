@@ -5,6 +5,7 @@ from __future__ import annotations
 from recsys_embed.config import (
     CafeConfig,
     CompositionalConfig,
+    DnisConfig,
     FullConfig,
     HashConfig,
     RobeConfig,
@@ -14,6 +15,7 @@ from recsys_embed.config import (
 from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec
 from recsys_embed.embeddings.cafe import Cafe
 from recsys_embed.embeddings.compositional import Compositional
+from recsys_embed.embeddings.dnis import Dnis
 from recsys_embed.embeddings.full import Full
 from recsys_embed.embeddings.hash import Hash
 from recsys_embed.embeddings.robe import Robe
@@ -26,7 +28,20 @@ CLASSES: dict[type[StrategyNode], type[Strategy]] = {
     CompositionalConfig: Compositional,
     RobeConfig: Robe,
     CafeConfig: Cafe,
+    DnisConfig: Dnis,
 }
 """The strategy that each config node builds."""
 
-__all__ = ["CLASSES", "Cafe", "Compositional", "Full", "Hash", "Lookup", "Robe", "Strategy", "TableSpec", "Unified"]
+__all__ = [
+    "CLASSES",
+    "Cafe",
+    "Compositional",
+    "Dnis",
+    "Full",
+    "Hash",
+    "Lookup",
+    "Robe",
+    "Strategy",
+    "TableSpec",
+    "Unified",
+]

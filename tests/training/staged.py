@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys_embed.config import Config, parse_config
+from recsys_embed.config import Config, TrainingConfig, parse_config
 from recsys_embed.embeddings import Full
 from recsys_embed.embeddings.base import Lookup, Rows, TableAccess
 from recsys_embed.features import Feature
@@ -70,7 +70,12 @@ def settings(tables: str = "rowwise_adagrad", **training: Any) -> Config:
         {
             "data": {"path": "unused"},
             "model": {"name": "dcn_v2", "dim": 4, "cross_layers": 1, "hidden": [8], "dropout": 0.2},
-            "embedding": {"backend": "reference", "strategy": "full", "seed": 3, "decay": 1e-4},
+            "embedding": {
+                "strategy": "full",
+                "seed": 3,
+                "decay": 1e-4,
+                "backend": training.pop("backend", "reference"),
+            },
             "training": {
                 "batch_size": 20,
                 "epochs": 3,
@@ -117,8 +122,15 @@ def fit(config: Config, data: Any, **options: Any) -> tuple[Recommender, trainer
 
 
 def stop_after(config: Config, data: Any, steps: int, folder: Path, number: int = signal.SIGTERM) -> Interrupted | None:
+    """:func:`stop_after_step` of a model that is built here."""
+    return stop_after_step(build(config, data), data, config.training, steps, folder, number)
+
+
+def stop_after_step(
+    model: Recommender, data: Any, config: TrainingConfig, steps: int, folder: Path, number: int = signal.SIGTERM
+) -> Interrupted | None:
     """Run until the signal that is sent in the middle of a step of this process; None where the run ended before."""
-    model, done = build(config, data), [0]
+    done = [0]
 
     def count(*args: Any) -> None:
         done[0] += model.training
@@ -127,7 +139,7 @@ def stop_after(config: Config, data: Any, steps: int, folder: Path, number: int 
 
     model.interaction.register_forward_hook(count)
     try:
-        trainer.train(model, data, config.training, progress=False, checkpoints=folder)
+        trainer.train(model, data, config, progress=False, checkpoints=folder)
     except Interrupted as stopped:
         return stopped
     return None

@@ -106,6 +106,28 @@ def test_nothing_moves_that_is_not_named(toy: Any, tables: str, dense: str, trai
     assert still == 3 + (TABLES in trains)
 
 
+@pytest.mark.parametrize("tables", ["rowwise_adagrad", "adagrad", "sgd"])
+@pytest.mark.usefixtures("staged")
+def test_fused_tables_stay_too(toy: Any, tables: str) -> None:
+    pytest.importorskip("fbgemm_gpu")
+    config, data = settings(tables, backend="fused", warmup_steps=0), toy(rows=200)
+    model = build(config, data)
+    model.embedding.begin_stage("search")
+    optimizers = Optimizers(model, config.training)
+    batches = list(data.batches("train", 20))
+    torch.nn.init.constant_(model.embedding.strategies[0].alpha, 0.5)
+    step(model, batches[0], optimizers, Step("train", EVERYTHING | {"alpha"}))
+    before = moving(model, optimizers)
+    step(model, batches[1], optimizers, Step("val", frozenset({"alpha"})))
+    after = moving(model, optimizers)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        "embedding.strategies.0.alpha",
+        *(name for name in before if name.startswith("optimizer.small")),
+    }
+    step(model, batches[2], optimizers)
+    assert not torch.equal(model.state_dict()["embedding.tables.user"], after["embedding.tables.user"])
+
+
 @pytest.mark.usefixtures("staged")
 def test_a_small_parameter_sees_only_its_own_gradient(toy: Any) -> None:
     """By hand: normalised, one step of its optimizer, clamped; gradients of other steps leave nothing behind."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib.util
-import os
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from recsys_embed.config import Config, parse_config
 from recsys_embed.data import Encoder
 from recsys_embed.data.readers import read_frames
 from recsys_embed.errors import CheckpointError, DataError
-from recsys_embed.files import atomic_folder, verify_manifest, write_manifest
+from recsys_embed.files import atomic_folder, atomic_path, verify_manifest, write_manifest
 from recsys_embed.recommender import Recommender, build_recommender
 
 CONFIG, WEIGHTS, ENCODER = "config.toml", "model.safetensors", "encoder"
@@ -137,6 +136,7 @@ def predict_file(predictor: Predictor, rows: str | Path, out: str | Path | None 
 
     Raises:
         DataError: the rows cannot be read, or lack a feature's column.
+        CheckpointError: ``out`` cannot be written.
     """
     total = 0
     with _writer(None if out is None else Path(out)) as write:
@@ -166,9 +166,7 @@ def _writer(out: Path | None) -> Iterator[Any]:
         return
     if out.is_dir():
         raise DataError("is a folder, not a file to write", file=str(out))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as temporary:
         if out.suffix.lower() in (".parquet", ".pq"):
             schema = pa.schema([("row", pa.int64()), ("score", pa.float64())])
             with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -178,9 +176,6 @@ def _writer(out: Path | None) -> Iterator[Any]:
         else:
             with open(temporary, "w", encoding="utf-8", newline="") as file:
                 yield _csv(file)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _csv(file: IO[str]) -> Any:

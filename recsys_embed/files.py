@@ -72,20 +72,36 @@ def atomic_write(path: str | os.PathLike[str], data: str | bytes) -> None:
     Raises:
         CheckpointError: the disk refused; names the path. The old file is as before.
     """
-    target = Path(path)
-    with _typed_errors(target):
+    whole = data.encode("utf-8") if isinstance(data, str) else data
+    with _atomic_path(Path(path), len(whole)) as temporary:
+        temporary.write_bytes(whole)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty temporary file that becomes ``path`` when the block ends, for writers that stream.
+
+    Raises:
+        CheckpointError: the disk refused; names the path. The old file is as before, as it is when the block raises.
+    """
+    with _atomic_path(Path(path)) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _atomic_path(target: Path, needed: int | None = None) -> Iterator[Path]:
+    with _typed_errors(target, needed=needed):
         target.parent.mkdir(parents=True, exist_ok=True)
         clean(target)
-        temporary, file = _locked_file(target)
-        try:
-            with file:
-                file.write(data.encode("utf-8") if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
+        temporary, lock = _locked_file(target)
+    try:
+        with lock, _typed_errors(target, inside=temporary, needed=needed):
+            yield temporary
+            _sync(temporary)
             os.replace(temporary, target)
             _sync(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -229,8 +245,11 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _typed_errors(target: Path, *, inside: Path | None = None) -> Iterator[None]:
-    """Turn a refusal of the disk into CheckpointError. Errors about files outside ``inside`` are the caller's own."""
+def _typed_errors(target: Path, *, inside: Path | None = None, needed: int | None = None) -> Iterator[None]:
+    """Turn a refusal of the disk into CheckpointError. Errors about files outside ``inside`` are the caller's own.
+
+    ``needed`` are the bytes to be written, where they are known.
+    """
     try:
         yield
     except Exception as error:
@@ -242,9 +261,15 @@ def _typed_errors(target: Path, *, inside: Path | None = None) -> Iterator[None]
         free = ""
         if code in (errno.ENOSPC, errno.EDQUOT):
             with contextlib.suppress(OSError):
-                needed = sum(file.stat().st_size for file in (inside or target).rglob("*") if file.is_file())
-                free = f" ({needed} bytes were written so far, {shutil.disk_usage(target.parent).free} are free)"
+                written = f"{_bytes_in(inside)} bytes were written so far" if inside is not None else ""
+                asked = f"{needed} bytes are needed" if needed is not None else written
+                free = f" ({asked}{', ' * bool(asked)}{shutil.disk_usage(target.parent).free} bytes are free)"
         raise CheckpointError(f"{target}: cannot be written: {os.strerror(code)}{free}", file=str(target)) from error
+
+
+def _bytes_in(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _errno(error: BaseException) -> int | None:

@@ -34,6 +34,9 @@ def as_ids(ids: Any, features: Sequence[Feature]) -> Ids:
 
 
 def _checked(ids: Ids, features: Sequence[Feature]) -> Ids:
+    for what, tensor in (("ids", ids.values), ("offsets", ids.offsets), ("weights", ids.weights)):
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise DataError(f"{what} are a tensor, got a {type(tensor).__name__}")
     for what, tensor in (("ids", ids.values), ("offsets", ids.offsets)):
         if tensor is not None and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
             raise DataError(f"{what} are integers, got {tensor.dtype}")
@@ -43,16 +46,33 @@ def _checked(ids: Ids, features: Sequence[Feature]) -> Ids:
     if offsets is None:
         return ids
     count = ids.values.numel()
-    if ids.values.dim() != 1 or offsets.dim() != 1 or (offsets.numel() - 1) % len(features):
+    if ids.values.dim() != 1 or offsets.dim() != 1 or not len(offsets) or (offsets.numel() - 1) % len(features):
         raise DataError(
             f"jagged ids are values [N] and offsets [F*B + 1] with F = {len(features)}, got {list(ids.values.shape)} "
             f"and {list(offsets.shape)}"
         )
     if int(offsets[0]) != 0 or int(offsets[-1]) != count or bool((offsets.diff() < 0).any()):
-        raise DataError(f"offsets rise from 0 to the number of values, {count}; got {offsets.tolist()[:8]}...")
+        raise _bad_offsets(offsets, count, features)
     if ids.weights is not None and ids.weights.shape != ids.values.shape:
         raise DataError(f"weights are [N] = {list(ids.values.shape)}, got {list(ids.weights.shape)}")
     return ids
+
+
+def _bad_offsets(offsets: Tensor, count: int, features: Sequence[Feature]) -> DataError:
+    """The error that names the first bag whose offsets are impossible."""
+    rule, batch = f"offsets rise from 0 to the number of values, {count}", (offsets.numel() - 1) // len(features)
+    lengths = offsets.diff()
+    if batch == 0:
+        return DataError(f"{rule}; got {offsets.tolist()}")
+    if int(offsets[0]) != 0:
+        bag, what, value = 0, "they begin at another number", int(offsets[0])
+    elif bool((lengths < 0).any()):
+        bag = int((lengths < 0).nonzero()[0])
+        what, value = "this bag has a negative length", int(lengths[bag])
+    else:
+        bag, what, value = offsets.numel() - 2, "they end at another number", int(offsets[-1])
+    feature, sample = divmod(bag, batch)
+    return DataError(f"{rule}; {what}", column=features[feature].name, row=sample, value=value)
 
 
 def _from_mapping(ids: Mapping[str, Any], features: Sequence[Feature]) -> Ids:
@@ -73,7 +93,8 @@ def _from_mapping(ids: Mapping[str, Any], features: Sequence[Feature]) -> Ids:
     values: list[Tensor] = []
     lengths_: list[Tensor] = []
     weights: list[Tensor | None] = []
-    for name, one in zip(names, given, strict=True):
+    for feature, one in zip(features, given, strict=True):
+        name = feature.name
         if isinstance(one, Tensor):
             if one.dim() not in (1, 2):
                 raise DataError(f"ids are [B], or [B, L] where multi-valued, got {list(one.shape)}", column=name)
@@ -82,7 +103,7 @@ def _from_mapping(ids: Mapping[str, Any], features: Sequence[Feature]) -> Ids:
             lengths_.append(torch.full((one.shape[0],), width, device=one.device))
             weights.append(None)
         elif isinstance(one, tuple) and len(one) in (2, 3):
-            part = _checked(Ids(one[0], 1, *one[1:]), features[:1])
+            part = _checked(Ids(one[0], 1, *one[1:]), [feature])
             assert part.offsets is not None
             values.append(part.values)
             lengths_.append(part.offsets.diff().to(torch.int64))
@@ -107,6 +128,9 @@ def _from_keyed_jagged(ids: Any, features: Sequence[Feature]) -> Ids:
     for feature in features:
         if feature.name not in keys:
             raise DataError("the KeyedJaggedTensor has no such key", column=feature.name)
-    whole = Ids(ids.values(), len(keys), ids.offsets(), ids.weights_or_none())
-    chosen = whole.select([keys.index(feature.name) for feature in features])
-    return _checked(chosen, features)
+        if keys.count(feature.name) > 1:
+            raise DataError("the KeyedJaggedTensor has this key twice", column=feature.name)
+    by_name = {feature.name: feature for feature in features}
+    stated = [by_name.get(key, Feature(key, 1)) for key in keys]
+    whole = _checked(Ids(ids.values(), len(keys), ids.offsets(), ids.weights_or_none()), stated)
+    return whole.select([keys.index(feature.name) for feature in features])

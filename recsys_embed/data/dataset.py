@@ -117,9 +117,14 @@ def read_schema(folder: Path) -> dict[str, Any]:
     path = folder / "schema.json"
     try:
         schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return schema
-    except (OSError, ValueError) as error:
+        kinds = {"name": str, "fingerprint": str, "bayes": (dict, type(None)), "inputs": dict, "rows": dict}
+        wrong = [key for key, kind in kinds.items() if not isinstance(schema[key], kind)]
+        wrong += [f"rows.{split}" for split in SPLITS if not isinstance(schema["rows"][split], int)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
+    if wrong:
+        raise CheckpointError(f"{path}: {wrong[0]} is not what was written", file=str(path))
+    return schema
 
 
 def _known(split: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
@@ -33,11 +35,16 @@ def header(path: Path, separator: str) -> list[str]:
     """
     try:
         with _open(path) as file:
-            line = next((line for line in file if line.strip(b"\r\n")), b"").decode("utf-8-sig")
-        names = next(csv.reader([line.rstrip("\r\n")], delimiter=separator), None)
+            line = b"\n"
+            while line and not line.strip(b"\r\n"):
+                line = file.readline(BLOCK)  # a file of one endless line does not come into memory
+            if len(line) == BLOCK:
+                raise DataError(f"the header is longer than {BLOCK} bytes", file=str(path))
+            text = line.decode("utf-8-sig")
+        names = next(csv.reader([text.rstrip("\r\n")], delimiter=separator), None)
     except UnicodeDecodeError:
         raise DataError("the header is not UTF-8 text", file=str(path)) from None
-    except (EOFError, OSError, csv.Error) as error:
+    except (EOFError, OSError, zlib.error, csv.Error) as error:
         raise DataError(f"cannot be read: {error}", file=str(path)) from error
     if not names:
         raise DataError("is empty", file=str(path))
@@ -87,8 +94,11 @@ def read_delimited(path: Path, columns: Sequence[str], separator: str) -> Iterat
                     last = batch.column(len(wanted) - 1 if wanted[-1] == names[-1] else wanted.index(names[-1]))[-1]
                     yield batch.select(list(columns))
     except pa.ArrowInvalid as error:
-        raise _locate(path, separator, names, wanted) or DataError(str(error), file=str(path)) from error
-    except (EOFError, OSError) as error:
+        found = None
+        with contextlib.suppress(EOFError, OSError, zlib.error, csv.Error):  # damaged further on
+            found = _locate(path, separator, names, wanted)
+        raise found or DataError(str(error), file=str(path)) from error
+    except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"cannot be read to its end: {error}", file=str(path)) from error
     if last is not None and "\n" in (last.as_py() or "") and not _ends_quoted(path):
         raise DataError("a quote is opened and never closed", file=str(path), column=names[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,7 +89,8 @@ class SplitWriter:
     def _map(self, count: int, dtype: type[np.generic]) -> np.ndarray:
         scratch = self.path.with_name(f".{self.path.name}.{len(self._scratch)}")
         self._scratch.append(scratch)
-        return np.asarray(np.memmap(scratch, dtype, "w+", shape=max(count, 1)))[:count]
+        _reserve(scratch, max(count, 1) * np.dtype(dtype).itemsize)
+        return np.asarray(np.memmap(scratch, dtype, "r+", shape=max(count, 1)))[:count]
 
 
 def open_split(path: Path, features: int) -> Columns:
@@ -108,6 +110,19 @@ def open_split(path: Path, features: int) -> Columns:
         return Columns(ids, tuple(c.to_numpy() for c in batch.columns[features:-1]), batch.columns[-1].to_numpy())
     except (pa.ArrowException, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A file of zeros with room on the disk: a full disk is an error here, and a killed process (SIGBUS) in a map.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
 def _wrap(array: np.ndarray) -> pa.Array:

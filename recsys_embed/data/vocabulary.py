@@ -92,7 +92,7 @@ class Vocabulary:
         try:
             table = pq.read_table(path, page_checksum_verification=True)
             return cls(_whole(table["value"].slice(1)).cast(pa.string()), table["count"].to_numpy())
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from recsys_embed.config import STRATEGIES
 from recsys_embed.errors import DataError
 from recsys_embed.files import atomic_write
+from recsys_embed.seals import read_sealed, write_sealed
 
 RESULTS, PREDICTIONS = "results.csv", "predictions"
 
 STATUSES = ("ok", "failed", "diverged", "infeasible")
+
+_CHECKSUM = b"recsys_embed.xxh3_64"  # of all cells: a checksum of pages leaves the footer of the file alone
 
 BUCKETS = ("head", "torso", "tail", "unseen")
 """Names of the values of ``bucket`` in the predictions."""
@@ -87,7 +91,7 @@ def write_results(path: str | Path, rows: pd.DataFrame | Sequence[dict[str, Any]
     Raises:
         DataError: a column that the file does not have.
     """
-    atomic_write(path, format_results(rows))
+    write_sealed(path, format_results(rows))
 
 
 def format_results(rows: pd.DataFrame | Sequence[dict[str, Any]]) -> str:
@@ -126,12 +130,13 @@ def read_results(path: str | Path) -> pd.DataFrame:
     """Read and check the file. Columns beyond the known ones are left out.
 
     Raises:
+        CheckpointError: its bytes are not those that were written.
         DataError: the file is missing, is no CSV or is empty; a column is missing, a value is not of its column's
             kind, a status is unknown, or a run that ended well lacks its bytes. Names file, column and row.
     """
     file = str(path)
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        raw = pd.read_csv(io.BytesIO(read_sealed(path)), dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"cannot be read as a table of results: {error}", file=file) from error
     for name in COLUMNS:
@@ -217,12 +222,21 @@ def write_predictions(
 ) -> Path:
     """Write the test scores of a run; the same arrays give the same bytes."""
     columns = {"row": (row, "int64"), "label": (label, "int8"), "score": (score, "float32"), "bucket": (bucket, "int8")}
-    table = pa.table({name: np.ascontiguousarray(values, dtype=kind) for name, (values, kind) in columns.items()})
+    arrays = {name: np.ascontiguousarray(values, dtype=kind) for name, (values, kind) in columns.items()}
+    table = pa.table(arrays).replace_schema_metadata({_CHECKSUM: _checksum(arrays)})
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     path = predictions_path(folder, run)
     atomic_write(path, buffer.getvalue())
     return path
+
+
+def _checksum(columns: Mapping[str, np.ndarray]) -> bytes:
+    digest = xxhash.xxh3_64()
+    for name, values in columns.items():
+        digest.update(f"{name} {values.dtype}\0".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest().encode()
 
 
 def read_predictions(folder: str | Path, run: str) -> dict[str, np.ndarray] | None:
@@ -237,10 +251,13 @@ def read_predictions(folder: str | Path, run: str) -> dict[str, np.ndarray] | No
     file = str(path)
     names = ("row", "label", "score", "bucket")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         columns = {name: table.column(name).to_numpy() for name in names}
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise DataError(f"cannot be read as predictions: {error}", file=file) from error
+    written = (table.schema.metadata or {}).get(_CHECKSUM)
+    if written is not None and written != _checksum(columns):
+        raise DataError("its contents have changed since it was written", file=file)
     order = np.argsort(columns["row"], kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
     if len(order) == 0:

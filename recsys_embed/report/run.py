@@ -23,12 +23,13 @@ import xxhash
 
 from recsys_embed.config import Config, StrategyNode
 from recsys_embed.data import EncodedDataset
-from recsys_embed.errors import BudgetError, DivergedError
+from recsys_embed.errors import BudgetError, CheckpointError, DivergedError
 from recsys_embed.files import atomic_write
 from recsys_embed.ledger import with_vocabularies
 from recsys_embed.provenance import code_digest, peak_rss_bytes, reset_peak_rss, versions
 from recsys_embed.recommender import Recommender, build_recommender
 from recsys_embed.report.results import COLUMNS, predictions_path, write_predictions
+from recsys_embed.seals import read_sealed, write_sealed
 from recsys_embed.training.metrics import evaluate
 from recsys_embed.training.trainer import TrainResult, predict, train
 
@@ -223,16 +224,16 @@ def _opened(path: Path) -> EncodedDataset:
 
 def save_document(out: Path, document: Mapping[str, Any]) -> None:
     """Write ``result.json`` of a run."""
-    atomic_write(out / RUNS / str(document["row"]["run"]) / RESULT, json.dumps(document, indent=1) + "\n")
+    write_sealed(out / RUNS / str(document["row"]["run"]) / RESULT, json.dumps(document, indent=1) + "\n")
 
 
 def finished(cell: Cell, dataset: EncodedDataset, out: Path) -> dict[str, Any] | None:
     """The document of a run that need not be done again: it ended well, or cannot."""
     run = cell.digest(dataset.fingerprint)
     try:
-        document: dict[str, Any] = json.loads((out / RUNS / run / RESULT).read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(read_sealed(out / RUNS / run / RESULT))
         status = document["row"]["status"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (CheckpointError, OSError, ValueError, KeyError, TypeError):
         return None
     if status == "infeasible" or (status == "ok" and predictions_path(out, run).exists()):
         document["row"]["reused"] = True

@@ -145,7 +145,7 @@ def as_patterns(value: Any) -> Any:
 
     if isinstance(value, (str, Node)):
         return {"*": table(value)}
-    if isinstance(value, dict) and value.get("name") in STRATEGIES:
+    if isinstance(value, dict) and isinstance(value.get("name"), str) and value["name"] in STRATEGIES:
         known = {key for cls in STRATEGIES.values() for key in cls.model_fields}
         others = [one for key, one in value.items() if key not in known]
         if not others or not all(isinstance(one, (dict, Node)) or str(one) in STRATEGIES for one in others):

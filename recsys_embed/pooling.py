@@ -33,4 +33,4 @@ def pool_occurrences(features: Sequence[Feature], ids: Ids, vectors: Tensor) -> 
         vectors = vectors * weights.unsqueeze(1)
     bags = torch.arange(ids.features * ids.batch, device=vectors.device).repeat_interleave(ids.offsets.diff())
     pooled = vectors.new_zeros(ids.features * ids.batch, vectors.shape[1]).index_add(0, bags, vectors)
-    return pooled.view(ids.features, ids.batch, -1).transpose(0, 1)
+    return pooled.view(ids.features, ids.batch, pooled.shape[-1]).transpose(0, 1)

@@ -1,7 +1,7 @@
 """Files that say themselves when they have changed, for formats without a checksum of their own.
 
-Beside ``results.csv`` lies ``results.csv.xxh3``, the checksum of its bytes. A file without a seal is a user's own and is
-taken as it is.
+Beside ``results.csv`` lies ``results.csv.xxh3``, the checksum of its bytes. A file without a seal is a user's own and
+is taken as it is.
 """
 
 from __future__ import annotations

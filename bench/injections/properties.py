@@ -1,7 +1,7 @@
 """F19: generated cases. Each strategy against an oracle, forward and gradient; parsers against damaged input.
 
-The oracle reads one row at a time in float64, with autograd. Parsers get trees, text and bytes that are almost right, and
-may raise our own errors alone.
+The oracle reads one row at a time in float64, with autograd. Parsers get trees, text and bytes that are almost right,
+and may raise our own errors alone.
 """
 
 from __future__ import annotations
@@ -203,6 +203,11 @@ def _counted(fuzz: Callable[[random.Random, Any], object], tally: Tally) -> Call
     return run
 
 
+WORDS = (
+    *("data", "path", "label", "categorical", "numeric", "multi_valued", "split", "random", "column", "files", "model"),
+    *("name", "dim", "hidden", "embedding", "strategy", "budget", "exact", "training", "batch_size", "epochs"),
+    *("optimizer", "tables", "study", "strategies", "budgets", "seeds", "chunks"),
+)
 SCALARS = (
     st.none()
     | st.booleans()
@@ -211,40 +216,7 @@ SCALARS = (
     | st.text(max_size=8)
     | st.sampled_from(["full", "hash", "unified", "dcn_v2", "*", "user", "10x", "64MB", "../x", "", "nan", "1e999"])
 )
-KEYS = st.sampled_from(
-    [
-        "data",
-        "path",
-        "label",
-        "categorical",
-        "numeric",
-        "multi_valued",
-        "split",
-        "random",
-        "column",
-        "files",
-        "model",
-        "name",
-        "dim",
-        "hidden",
-        "embedding",
-        "strategy",
-        "budget",
-        "exact",
-        "training",
-        "batch_size",
-        "epochs",
-        "optimizer",
-        "tables",
-        "study",
-        "strategies",
-        "budgets",
-        "seeds",
-        "chunks",
-        "*",
-        "user",
-    ]
-) | st.text(max_size=5)
+KEYS = st.sampled_from([*WORDS, "*", "user"]) | st.text(max_size=5)
 TREES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8
 )

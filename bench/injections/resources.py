@@ -1,7 +1,7 @@
 """F21: training again and again in one process, stopped in the middle each time, leaks nothing.
 
-A cycle opens the data set, trains, is stopped by SIGTERM after an epoch, goes on from the checkpoint, exports, loads and
-predicts. After some cycles of warm-up: resident memory, open files, ``/dev/shm`` and temporary files.
+A cycle opens the data set, trains, is stopped by SIGTERM after an epoch, goes on from the checkpoint, exports, loads
+and predicts. After some cycles of warm-up: resident memory, open files, ``/dev/shm`` and temporary files.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ for turn in range(cycles):
     gc.collect()
     shm = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
     print(json.dumps({
-        "stopped": stopped, "rss": process.memory_info().rss, "fds": process.num_fds(), "threads": process.num_threads(),
+        "stopped": stopped, "rss": process.memory_info().rss,
+        "fds": process.num_fds(), "threads": process.num_threads(),
         "shm": sum("torch" in name or str(os.getpid()) in name for name in shm),
         "temporary": sorted(os.listdir(tempfile.gettempdir())), "out": sorted(os.listdir(out)),
     }), flush=True)

@@ -113,16 +113,16 @@ class Encoder:
             rule, described, files = LabelRule(**label), tree["features"], dict(tree["vocabularies"])
             separators = {one["name"]: one.pop("separator") for one in described}
             features = tuple(Feature(**one) for one in described)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            vocabularies = {name: Vocabulary.load(path.parent / Path(file).name) for name, file in files.items()}
+            return cls(
+                with_counts(features, vocabularies),
+                {name: separator for name, separator in separators.items() if separator is not None},
+                scalers,
+                rule,
+                vocabularies,
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
-        vocabularies = {name: Vocabulary.load(path.parent / Path(file).name) for name, file in files.items()}
-        return cls(
-            with_counts(features, vocabularies),
-            {name: separator for name, separator in separators.items() if separator is not None},
-            scalers,
-            rule,
-            vocabularies,
-        )
 
 
 def feature_tree(feature: Feature, separator: str | None) -> dict[str, Any]:

@@ -1,0 +1,12 @@
+"""F9: a rank that dies or hangs under torchrun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.injections.tally import NotBuiltError, Scale, Tally
+
+
+def inject(scale: Scale, folder: Path) -> Tally:
+    """Not yet."""
+    raise NotBuiltError("there is no training on several ranks yet: `train` refuses WORLD_SIZE above 1")

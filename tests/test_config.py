@@ -130,3 +130,8 @@ def test_unreadable_files(tmp_path: Path):
     for name in ("bad.toml", "missing.toml"):
         with pytest.raises(ConfigError, match=name):
             load_config(tmp_path / name)
+
+
+def test_a_strategy_name_that_is_a_list():
+    with pytest.raises(ConfigError):
+        parse_config({"data": {"path": "x"}, "embedding": {"strategy": {"name": []}}})

@@ -514,3 +514,47 @@ def test_an_operation_count_does_not_grow_with_features():
                 emb(ids)
             counts[strategy, number] = counting.calls
         assert counts[strategy, 2] == counts[strategy, 40]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "feature", "sample", "value"),
+    [
+        ([1, 1, 2, 2, 3, 3, 4], "user", 0, 1),
+        ([0, 1, 2, 4, 3, 3, 4], "tags", 1, -1),
+        ([0, 1, 2, 2, 3, 3, 3], "city", 1, 3),
+    ],
+)
+def test_impossible_offsets_are_named(offsets: list[int], feature: str, sample: int, value: int):
+    """The bag, and what is wrong with it: where they begin, a negative length, where they end."""
+    values = torch.tensor([1, 1, 1, 1])
+    with pytest.raises(DataError, match="offsets rise") as caught:
+        mixed()((values, torch.tensor(offsets)))
+    assert (caught.value.column, caught.value.row, caught.value.value) == (feature, sample, value)
+
+
+def test_offsets_in_a_dict_name_their_own_feature():
+    tags = (torch.tensor([1, 2]), torch.tensor([0, 2, 1, 2]))
+    with pytest.raises(DataError, match="negative length") as caught:
+        mixed()({"user": torch.tensor([1, 2, 3]), "tags": tags, "city": torch.tensor([1, 2, 3])})
+    assert (caught.value.column, caught.value.row) == ("tags", 1)
+
+
+@pytest.mark.parametrize("offsets", [torch.zeros(0, dtype=torch.int64), [0, 1, 2, 3]])
+def test_offsets_that_are_none(offsets: Any):
+    with pytest.raises(DataError):
+        mixed()((torch.tensor([1, 2, 3]), offsets))
+
+
+def test_a_keyed_tensor_with_a_key_twice_is_refused():
+    """It read the first of them, and said nothing."""
+    sparse = pytest.importorskip("torchrec.sparse.jagged_tensor", reason="needs TorchRec")
+    keys = [*(feature.name for feature in BAGS), "user"]
+    kjt = sparse.KeyedJaggedTensor(keys, torch.tensor([1, 2, 3, 4]), offsets=torch.arange(5))
+    with pytest.raises(DataError, match="this key twice") as caught:
+        mixed()(kjt)
+    assert caught.value.column == "user"
+
+
+def test_no_samples_where_bags_are_not_pooled_in_the_read():
+    emb = EmbeddingLayer([Feature("tags", 90, multi_valued=True)], 4, strategy="compositional", budget=0.5, exact=())
+    assert emb((torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))).shape == (0, 1, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_embed.data import Encoder, prepare, read_frames
+from recsys_embed.data import EncodedDataset, Encoder, prepare, read_frames
 from recsys_embed.data.batches import Batch
 from recsys_embed.errors import CheckpointError, DataError
+from recsys_embed.files import write_manifest
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -93,3 +95,33 @@ def test_a_damaged_encoder_is_refused(kit: SimpleNamespace, tmp_path: Path) -> N
     (tmp_path / "e" / "encoder.json").unlink()
     with pytest.raises(CheckpointError):
         Encoder.load(tmp_path / "e")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocabularies": {"user": ["a list"]}},
+        {"label": [1]},
+        {"label": "clicked"},
+        {"features": [{"name": [], "separator": None}]},
+        {"features": [{"name": "unknown", "separator": None}]},
+    ],
+)
+def test_an_encoder_of_no_sense_is_refused(kit: SimpleNamespace, tmp_path: Path, change: dict[str, object]) -> None:
+    prepare(kit.table(), kit.config("frame").model_dump(exclude={"planted", "path"}), tmp_path / "out").encoder.save(
+        tmp_path / "model"
+    )
+    path = tmp_path / "model" / "encoder.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=r"encoder\.json"):
+        Encoder.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("change", [{"rows": None}, {"rows": {"train": "many"}}, {"name": 5}, {"inputs": []}])
+def test_a_schema_of_no_sense_is_refused(kit: SimpleNamespace, tmp_path: Path, change: dict[str, object]) -> None:
+    prepare(kit.table(), kit.config("frame").model_dump(exclude={"planted", "path"}), tmp_path / "out")
+    path = tmp_path / "out" / "schema.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    write_manifest(tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"schema\.json"):
+        EncodedDataset.open(tmp_path / "out")

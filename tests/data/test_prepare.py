@@ -411,3 +411,17 @@ def test_movielens_by_the_published_protocol(real_data: Path, tmp_path: Path) ->
     assert 6_030 <= sizes["user_id"] <= 6_041
     assert 3_400 <= sizes["movie_id"] <= 3_450
     shutil.rmtree(tmp_path / "out")
+
+
+def test_a_full_disk_is_an_error_and_no_killed_process(
+    kit: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for the mapped scratch files is asked for: a write into a map without room would end in SIGBUS."""
+
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        prepare(kit.table(), kit.config("frame").model_dump(exclude={"planted", "path"}), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

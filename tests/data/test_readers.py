@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys_embed.data import read_frames
+from recsys_embed.data import delimited, read_frames
 from recsys_embed.data.readers import find_files, read_chunks
 from recsys_embed.errors import DataError
 
@@ -129,3 +130,25 @@ def test_a_column_twice_in_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["a", "a"]), path)
     with pytest.raises(DataError, match="twice"):
         read(path, ["a"])
+
+
+def test_damaged_gzip_is_a_data_error(tmp_path: Path) -> None:
+    """Whatever zlib, the CSV reader or the search for the bad row stumble over."""
+    rng = random.Random(0)
+    whole = gzip.compress("".join(["a,b\n"] + [f"{rng.random()},{i}\n" for i in range(500)]).encode())
+    path = tmp_path / "rows.csv.gz"
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(10, len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(DataError) as caught:
+            list(read_frames(path, ["a", "b"]))
+        assert caught.value.file == str(path)
+
+
+def test_one_endless_line_does_not_come_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "BLOCK", 1000)
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(gzip.compress(b"a" * 5000))
+    with pytest.raises(DataError, match="the header is longer than 1000 bytes"):
+        list(read_frames(path, ["a"]))

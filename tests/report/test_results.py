@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from recsys_embed.errors import DataError
+from recsys_embed.errors import CheckpointError, DataError
 from recsys_embed.report.results import (
     COLUMNS,
     RESULTS,
@@ -155,3 +157,27 @@ def test_methods_are_named_by_what_the_user_chose(study: SimpleNamespace) -> Non
     frame = pd.DataFrame(rows, columns=names)
     assert name_methods(frame).tolist() == frame["expected"].tolist()
     assert options_of("mixed", rows[6][1]) == "* unified chunks 3, u* hash"
+
+
+def test_a_changed_number_is_found(folder: Path) -> None:
+    """CSV has no checksum of its own: a digit that flips is as good a number as any."""
+    write_results(folder / RESULTS, read_results(folder / RESULTS))
+    text = (folder / RESULTS).read_text(encoding="utf-8")
+    last = text.rstrip("\n").rindex("\n")
+    for bad in (text.replace("0.7", "0.8", 1), text[: last + 1]):
+        assert bad != text
+        (folder / RESULTS).write_text(bad, encoding="utf-8")
+        with pytest.raises(CheckpointError, match="have changed"):
+            read_results(folder / RESULTS)
+
+
+def test_changed_predictions_are_found(tmp_path: Path) -> None:
+    """Written again by another hand, with the checksum of the file as it was."""
+    path = write_predictions(
+        tmp_path, "r", **{name: np.zeros(5) for name in ("row", "label", "score", "bucket")} | {"row": np.arange(5)}
+    )
+    table = pq.read_table(path)
+    changed = table.set_column(2, "score", pa.array(np.full(5, 0.5, np.float32)))
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(DataError, match="have changed"):
+        read_predictions(tmp_path, "r")

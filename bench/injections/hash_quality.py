@@ -17,7 +17,7 @@ from bench.injections.children import call
 from bench.injections.layers import layer
 from bench.injections.tally import Scale, Tally
 from recsys_embed.config import STRATEGIES
-from recsys_embed.embeddings.index_maps import Digits, Hash, Identity, IndexMap
+from recsys_embed.embeddings.index_maps import Blocks, Digits, Hash, Identity, IndexMap
 from recsys_embed.features import Feature, Ids
 from recsys_embed.hashing import hash_rows, seed_of
 
@@ -33,7 +33,7 @@ def inject(scale: Scale, folder: Path) -> Tally:
         for seed in range(3):
             for index_map in _maps(strategy, seed):
                 known += 1
-                if isinstance(index_map, Hash):
+                if isinstance(index_map, (Hash, Blocks)):
                     _spread(index_map, f"{strategy}, seed {seed}", tally)
                 elif isinstance(index_map, Digits):
                     _injective(index_map, f"{strategy}, seed {seed}", tally)
@@ -72,17 +72,23 @@ def patterns(keys: int, rows: int) -> Iterator[tuple[str, Tensor]]:
     yield "bits reversed", backwards
 
 
-def _spread(index_map: Hash, place: str, tally: Tally) -> None:
-    count = index_map.rows.shape[0]
-    for row_count in sorted({int(one) for one in index_map.rows.flatten()}):
+def _spread(index_map: Hash | Blocks, place: str, tally: Tally) -> None:
+    """Uniform in each slot. Slots of one block are neighbours: only those of different hashes are independent."""
+    count, slots = (
+        index_map.seeds.shape[0],
+        (len(index_map.block_of) if isinstance(index_map, Blocks) else index_map.rows.shape[1]),
+    )
+    sizes = index_map.rows.expand(count, slots)
+    for row_count in sorted({int(one) for one in sizes.flatten()}):
         keys = min(2 * row_count, 400_000)
         for name, values in patterns(keys, row_count):
             tally.injected += 1
             rows = index_map(Ids(values.expand(count, -1), count))  # [F, S, keys]
             ok = True
-            for feature, slot in (index_map.rows == row_count).nonzero().tolist():
+            for feature, slot in (sizes == row_count).nonzero().tolist():
                 ok &= _uniform(rows[feature, slot], row_count, f"{place}, {name}", tally)
-            ok &= _independent(index_map, rows, keys, f"{place}, {name}", tally)
+            if isinstance(index_map, Hash):
+                ok &= _independent(index_map, rows, keys, f"{place}, {name}", tally)
             tally.recovered += ok
             tally.silent += not ok
 

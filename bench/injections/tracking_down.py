@@ -10,6 +10,6 @@ from bench.injections.tally import NotBuiltError, Scale, Tally
 def inject(scale: Scale, folder: Path) -> Tally:
     """Not yet."""
     raise NotBuiltError(
-        "there is no local spool yet, so metrics of the time a server was away cannot be counted back in; that a "
-        "training goes on without its server is a test of the tracker"
+        "servers that are absent, hang, answer 500 or die are injected by the tests of the tracker alone; the "
+        "counts of this row are not taken here yet"
     )

@@ -9,4 +9,4 @@ from bench.injections.tally import NotBuiltError, Scale, Tally
 
 def inject(scale: Scale, folder: Path) -> Tally:
     """Not yet."""
-    raise NotBuiltError("there is no a checkpoint of several ranks yet: `train` refuses WORLD_SIZE above 1")
+    raise NotBuiltError("there is no checkpoint of several ranks yet: `train` refuses WORLD_SIZE above 1")

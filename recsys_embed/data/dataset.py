@@ -117,7 +117,13 @@ def read_schema(folder: Path) -> dict[str, Any]:
     path = folder / "schema.json"
     try:
         schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"name": str, "fingerprint": str, "bayes": (dict, type(None)), "inputs": dict, "rows": dict}
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "name": str,
+            "fingerprint": str,
+            "bayes": (dict, type(None)),
+            "inputs": dict,
+            "rows": dict,
+        }
         wrong = [key for key, kind in kinds.items() if not isinstance(schema[key], kind)]
         wrong += [f"rows.{split}" for split in SPLITS if not isinstance(schema["rows"][split], int)]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -35,6 +35,7 @@ from recsys_embed.files import atomic_folder, atomic_path, verify_manifest, writ
 from recsys_embed.recommender import Recommender, build_recommender
 
 CONFIG, WEIGHTS, ENCODER = "config.toml", "model.safetensors", "encoder"
+EMBEDDING = "embedding."  # the prefix of the layer in a recommender's state dict
 CHUNK_ROWS = 65_536
 
 
@@ -46,9 +47,9 @@ def export(model: Recommender, config: Config, encoder: Encoder, out: str | Path
     """
     with atomic_folder(out) as folder:
         (folder / CONFIG).write_text(config.to_toml(), encoding="utf-8")
-        state = model.state_dict()
-        for name in _training_only(model):
-            del state[name]
+        embedding = {f"{EMBEDDING}{name}": tensor for name, tensor in model.embedding.shipped_state().items()}
+        rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(EMBEDDING)}
+        state = rest | embedding
         # Copies, since a tensor may be a view into one store that several tables share.
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
@@ -104,18 +105,16 @@ def load(model_dir: str | Path) -> Predictor:
     config = parse_config(_portable(tree), source=str(folder / CONFIG))
     encoder = Encoder.load(folder / ENCODER)
     model = build_recommender(config, encoder.features, len(encoder.dense))
-    model.embedding.freeze()
+    model.embedding.as_shipped()
     fresh = model.state_dict()
+    shipped = model.embedding.shipped_state()
+    unshipped = {name for name in fresh if name.removeprefix(EMBEDDING) not in shipped and name.startswith(EMBEDDING)}
     try:
-        model.load_state_dict({**{name: fresh[name] for name in _training_only(model)}, **tensors})
+        model.load_state_dict({**{name: fresh[name] for name in unshipped}, **tensors})
     except RuntimeError as error:
         name = str(folder / WEIGHTS)
         raise CheckpointError(f"{name}: does not fit the config beside it: {error}", file=name) from error
     return Predictor(model, config, encoder)
-
-
-def _training_only(model: Recommender) -> list[str]:
-    return [f"embedding.{name}" for name in model.embedding.training_only]
 
 
 def _portable(tree: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Shapes: F features in layer order, B samples, S slots, W width of a table, D wid
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -93,6 +93,7 @@ class EmbeddingLayer(nn.Module):
         self.plan: Plan = plan(self.features, dim, patterns, budget, exact=exact, hash_seed=hash_seed)
         self.strategies = nn.ModuleList(self.plan.strategies)
         self.stages = self.plan.stages
+        self._shipped: list[tuple[int, tuple[int, ...]]] = []  # which of them are shipped forms, of which features
         self._parts, groups = lay_out(self.strategies, self.features, decay=bool(decay))
         specs = [spec for part in self._parts for spec in part.strategy.stored_tables()]
         names = [spec.name for spec in specs]
@@ -137,10 +138,10 @@ class EmbeddingLayer(nn.Module):
         if self._observers and torch.is_grad_enabled():
             for leaf in read:
                 self._lookups[leaf] = list(zip(self._parts, lookups, strict=True))
-        vectors = []
+        vectors = [(features, self.strategies[place](batch.select(features))) for place, features in self._shipped]
         for part, lookup in zip(self._parts, lookups, strict=True):
             rows = {place.name: rows_of(part, lookup, read[place.group][:, place.lanes], place) for place in part.reads}
-            vectors.append(pool(part, lookup, part.strategy.combine(rows, lookup)))
+            vectors.append((part.features, pool(part, lookup, part.strategy.combine(rows, lookup))))
             self._note_penalty(part, lookup, rows, batch.batch)
         return self._in_order(vectors)
 
@@ -175,16 +176,17 @@ class EmbeddingLayer(nn.Module):
             squares = torch.stack([one.square().sum() for one in rows.values()]).sum()
             self._penalties.append(squares * (self.decay / max(batch, 1)))
 
-    def _in_order(self, vectors: list[Tensor]) -> Tensor:
-        """One tensor in layer order: no copy for a single strategy, one ``cat`` otherwise."""
-        if len(vectors) == 1 and self._parts[0].features == tuple(range(len(self.features))):
-            return vectors[0]
+    def _in_order(self, vectors: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
+        """One tensor in layer order, of the features' places and vectors: no copy for a single strategy, one ``cat``
+        otherwise."""
+        if len(vectors) == 1 and vectors[0][0] == tuple(range(len(self.features))):
+            return vectors[0][1]
         pieces: dict[int, Tensor] = {}
-        for part, tensor in zip(self._parts, vectors, strict=True):
+        for features, tensor in vectors:
             start = 0
-            for end in range(1, len(part.features) + 1):
-                if end == len(part.features) or part.features[end] != part.features[end - 1] + 1:
-                    pieces[part.features[start]] = tensor[:, start:end]
+            for end in range(1, len(features) + 1):
+                if end == len(features) or features[end] != features[end - 1] + 1:
+                    pieces[features[start]] = tensor[:, start:end]
                     start = end
         return torch.cat([pieces[first] for first in sorted(pieces)], dim=1)
 
@@ -286,6 +288,47 @@ class EmbeddingLayer(nn.Module):
         assert isinstance(self.tables, ReferenceTables)
         self.tables.freeze()
         return self
+
+    def shipped_state(self) -> dict[str, Tensor]:
+        """The state dict of what is shipped: without what only training needs, and with a strategy's shipped form
+        (:meth:`Strategy.serve`) instead of its tables. :meth:`as_shipped` loads it.
+
+        Raises:
+            ConfigError: a strategy is not trained so far that it could be shipped.
+        """
+        state = dict(self.state_dict())
+        for place, strategy in self._own_strategies():
+            form = strategy.serve(self.tables)
+            for name in strategy.training_only if form is None else strategy.state_dict():
+                del state[f"strategies.{place}.{name}"]
+            if form is not None:
+                for spec in strategy.tables():
+                    del state[f"tables.{spec.name}"]
+                state |= {f"strategies.{place}.{name}": tensor for name, tensor in form.state_dict().items()}
+        return state
+
+    def as_shipped(self) -> EmbeddingLayer:
+        """:meth:`freeze`, and put an empty shipped form in the place of each strategy that has one, to load
+        :meth:`shipped_state` into; returns self."""
+        self.freeze()
+        names = [feature.name for feature in self.features]
+        for place, strategy in list(self._own_strategies()):
+            form = strategy.serve(None)
+            if form is not None:
+                self.strategies[place] = form
+                self._shipped.append((place, tuple(names.index(feature.name) for feature in strategy.features)))
+        if self._shipped:
+            self._parts, groups = lay_out([one for _, one in self._own_strategies()], self.features, decay=False)
+            specs = [spec for part in self._parts for spec in part.strategy.stored_tables()]
+            self.tables = ReferenceTables(specs, groups, self.seed)
+            self.tables.freeze()
+        return self
+
+    def _own_strategies(self) -> Iterator[tuple[int, Strategy]]:
+        """Strategies that read tables, and their places."""
+        for place, strategy in enumerate(self.strategies):
+            if isinstance(strategy, Strategy):
+                yield place, strategy
 
     @property
     def _frozen(self) -> bool:
@@ -431,15 +474,6 @@ class EmbeddingLayer(nn.Module):
         return ledger(self.plan, rule, self.tables.padded_width)
 
     @property
-    def training_only(self) -> frozenset[str]:
-        """Names of the state dict that the shipped form does without."""
-        return frozenset(
-            f"strategies.{place}.{name}"
-            for place, strategy in enumerate(self.plan.strategies)
-            for name in strategy.training_only
-        )
-
-    @property
     def budget_report(self) -> Plan:
         """What was asked for, what was reached, and the sizes that led to."""
         return self.plan
@@ -456,7 +490,9 @@ class EmbeddingLayer(nn.Module):
         twin.features, twin.dim, twin.plan = self.features, self.dim, copy.deepcopy(self.plan, memo)
         twin.on_unknown, twin.decay, twin.seed, twin.backend = self.on_unknown, self.decay, self.seed, self.backend
         twin.strategies = copy.deepcopy(self.strategies, memo)
-        twin._parts, groups = lay_out(twin.strategies, twin.features, decay=bool(twin.decay))
+        twin._shipped = list(self._shipped)
+        own = [strategy for _, strategy in twin._own_strategies()]
+        twin._parts, groups = lay_out(own, twin.features, decay=bool(twin.decay))
         twin.register_buffer("_sizes", self._sizes.clone(), persistent=False)
         twin._optimizer, twin._penalties, twin._lookups = [], [], WeakTensorKeyDictionary()
         twin.stages, twin.steps, twin._stage = self.stages, self.steps, self._stage

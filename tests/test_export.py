@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -96,6 +97,28 @@ def test_what_only_training_needs_is_not_shipped(clicks: Path, rows: pd.DataFram
     assert any(bool((tensor >= 0).any()) for name, tensor in tensors.items() if name.endswith("pointers"))
     assert any(name.endswith("_extra_state") for name in trained.model.state_dict())
     np.testing.assert_allclose(load(folder).predict(rows), trained.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ['"dnis"', '{ "user" = "dnis", "*" = "hash" }'])
+def test_a_strategy_ships_the_form_that_the_budget_is_about(
+    clicks: Path, rows: pd.DataFrame, tmp_path: Path, strategy: str
+) -> None:
+    options = ("training.epochs=1", "embedding.budget=0.3", "embedding.exact=[]")
+    folder, trained = jobs.train(
+        config_of(clicks, f"embedding.strategy={strategy}", *options), tmp_path, progress=False
+    )
+    tensors = load_file(folder / export_module.WEIGHTS)
+    stored = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("embedding."))
+    assert stored == trained.ledger["serve_bytes"].sum()
+    predictor = load(folder)
+    layer = predictor.model.embedding
+    held = sum(tensor.nbytes for _, tensor in [*layer.named_buffers(), *layer.named_parameters()])
+    assert held < 1.1 * stored + 1000  # a few constants beside what is stored
+    np.testing.assert_allclose(predictor.predict(rows), trained.scores, atol=1e-6)
+    twin = copy.deepcopy(predictor.model)
+    batch = predictor.encoder.encode(rows)
+    with torch.no_grad():
+        assert torch.equal(twin(batch), predictor.model(batch))
 
 
 @pytest.mark.parametrize("storage", ["int8", "int16", "bf16", "fp16", "fp32"])

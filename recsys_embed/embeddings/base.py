@@ -212,9 +212,10 @@ class Strategy(nn.Module, ABC):
         """Bytes of what is shipped: what a budget is about."""
         return sum(self.serving().values())
 
-    def serve(self, tables: TableAccess) -> nn.Module | None:
+    def serve(self, tables: TableAccess | None) -> nn.Module | None:
         """The form that is shipped, after training: a module from the :class:`Ids` of this strategy's features to
         vectors ``[B, F, D]``, whose state dict has as many bytes as :meth:`serving` promised; equal to the layer.
+        Without ``tables`` an empty form of the same shapes, to load one into.
 
         None: tables and state are shipped as they are.
 

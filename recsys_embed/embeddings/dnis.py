@@ -158,12 +158,15 @@ class Dnis(Strategy):
 
     # --- what is shipped -------------------------------------------------------------------------------------
 
-    def serve(self, tables: TableAccess) -> PackedRows:
+    def serve(self, tables: TableAccess | None) -> PackedRows:
         """The packed form, alpha folded in.
 
         Raises:
             ConfigError: the search has not ended yet, so that every weight is still kept.
         """
+        first_rows = self._first_row.flatten().tolist()
+        if tables is None:
+            return PackedRows(self.features, first_rows, self.mask.shape[0], self.dim, self.kept)
         found = int(count_bits(self.mask).sum())
         if found != self.kept:
             raise ConfigError(
@@ -171,8 +174,7 @@ class Dnis(Strategy):
                 "the end of its stage 'search', and can be shipped after that"
             )
         masks = (unpack_bits(part, self.dim) for name in self._sizes for part in self._mask_of(name).split(_CHUNK))
-        first_rows = self._first_row.flatten().tolist()
-        return PackedRows(self.features, first_rows, self.dim, self._scaled(tables), masks)
+        return PackedRows.of(self.features, first_rows, self.dim, self._scaled(tables), masks)
 
     @property
     def _sizes(self) -> dict[str, int]:

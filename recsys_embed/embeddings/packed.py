@@ -31,9 +31,9 @@ class PackedRows(nn.Module):
     Args:
         features: in the order of the ids that :meth:`forward` takes.
         first_rows: the row of id 0, for each feature.
+        rows: R.
         width: D.
-        rows: the rows in parts ``[n, D]``, all tables one after another, zeros where a weight was dropped.
-        kept: booleans of the same shapes.
+        kept: K. The form is empty until :meth:`of` or ``load_state_dict`` fills it.
     """
 
     values: Tensor
@@ -42,15 +42,26 @@ class PackedRows(nn.Module):
     first_rows: Tensor
 
     def __init__(
-        self,
+        self, features: Sequence[Feature], first_rows: Sequence[int], rows: int, width: int, kept: int
+    ) -> None:
+        super().__init__()
+        self.features, self.width = tuple(features), width
+        self.register_buffer("values", torch.zeros(kept))
+        self.register_buffer("mask", torch.zeros(rows, packed_bytes(width), dtype=torch.uint8))
+        self.register_buffer("starts", torch.zeros(-(-rows // GROUP), dtype=torch.int32))
+        self.register_buffer("first_rows", torch.tensor(first_rows).unsqueeze(1), persistent=False)
+
+    @classmethod
+    def of(
+        cls,
         features: Sequence[Feature],
         first_rows: Sequence[int],
         width: int,
         rows: Iterable[Tensor],
         kept: Iterable[Tensor],
-    ) -> None:
-        super().__init__()
-        self.features, self.width = tuple(features), width
+    ) -> PackedRows:
+        """Pack ``rows`` in parts ``[n, D]``, all tables one after another, of which the weights ``kept`` (booleans of
+        the same shapes) stay."""
         values, masks = [], []
         for part, keep in zip(rows, kept, strict=True):
             values.append(part[keep])
@@ -58,10 +69,9 @@ class PackedRows(nn.Module):
         mask = torch.cat(masks)
         ends = count_bits(mask).cumsum(0)
         starts = torch.cat([ends.new_zeros(1), ends])[:-1:GROUP]
-        self.register_buffer("values", torch.cat(values))
-        self.register_buffer("mask", mask)
-        self.register_buffer("starts", starts.to(torch.int32))
-        self.register_buffer("first_rows", torch.tensor(first_rows).unsqueeze(1), persistent=False)
+        packed = cls(features, first_rows, mask.shape[0], width, sum(part.numel() for part in values))
+        packed.load_state_dict({"values": torch.cat(values), "mask": mask, "starts": starts.to(torch.int32)})
+        return packed.to(mask.device)
 
     @staticmethod
     def sizes(rows: int, width: int, kept: int) -> dict[str, int]:

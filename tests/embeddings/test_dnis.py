@@ -150,7 +150,7 @@ def test_packed_rows_by_brute_force(width: int, sizes: list[int], density: float
     kept = torch.rand(rows.shape, generator=generator) < density
     kept[0, 0] = True
     parts = 7  # rows come in parts of any size
-    packed = PackedRows(features, starts, width, (rows * kept).split(parts), kept.split(parts))
+    packed = PackedRows.of(features, starts, width, (rows * kept).split(parts), kept.split(parts))
     stored = {name: tensor.numel() * tensor.element_size() for name, tensor in packed.state_dict().items()}
     assert stored == PackedRows.sizes(len(rows), width, int(kept.sum()))
     ids = torch.stack([torch.randint(0, size, (20,), generator=generator) for size in sizes])

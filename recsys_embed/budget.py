@@ -92,6 +92,20 @@ class ByteBudget:
         return self.bytes if self.bytes is not None else round((self.kept or 0.0) * full_bytes)
 
 
+def size_in_bytes(value: int | str) -> int:
+    """Bytes of a size such as ``"80GB"``; a number is bytes, and may be 0.
+
+    Raises:
+        ConfigError: it is no size, or a ratio.
+    """
+    if value in (0, "0"):
+        return 0
+    size = ByteBudget.parse(value).bytes
+    if size is None:
+        raise ConfigError(f"a size is bytes or like '64MB', got {value!r}")
+    return size
+
+
 @dataclass(frozen=True)
 class Plan:
     """Strategies sized to a budget; nothing is allocated yet. Fields in bytes of the serving form."""

@@ -165,9 +165,28 @@ class EmbeddingConfig(Node):
     decay: float = Field(default=0.0, ge=0)
     seed: int = 0
     hash_seed: int = 0
-    backend: Literal["auto", "reference", "fused"] = "auto"
+    backend: Literal["auto", "reference", "fused", "sharded"] = "auto"
 
     _patterns = field_validator("strategy", mode="before")(as_patterns)
+
+
+class ShardingConfig(Node):
+    """Where tables lie when several processes train. ``placement`` maps patterns of table names to a kind.
+
+    ``auto``: data-parallel below ``replicate_below`` bytes, else what TorchRec's planner chooses. ``device_memory``:
+    bytes a rank may give to rows and their optimizer state.
+    """
+
+    placement: dict[str, Literal["auto", "table_wise", "row_wise", "column_wise", "data_parallel"]] = {"*": "auto"}
+    replicate_below: int | str = "64KB"
+    device_memory: int | str | None = None
+
+    @field_validator("replicate_below", "device_memory")
+    @classmethod
+    def _sizes(cls, value: int | str | None) -> int | None:
+        from recsys_embed.budget import size_in_bytes
+
+        return None if value is None else size_in_bytes(value)
 
 
 # --- data ----------------------------------------------------------------------------------------------------
@@ -347,6 +366,7 @@ class Config(Node):
     training: TrainingConfig = TrainingConfig()
     study: StudyConfig = StudyConfig()
     tracking: TrackingConfig = TrackingConfig()
+    sharding: ShardingConfig = ShardingConfig()
 
     @field_validator("model", mode="before")
     @classmethod

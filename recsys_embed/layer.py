@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from recsys_embed import ranks
 from recsys_embed.budget import ByteBudget, Plan, plan
-from recsys_embed.config import EmbeddingConfig, StrategyNode
+from recsys_embed.config import EmbeddingConfig, ShardingConfig, StrategyNode
 from recsys_embed.embeddings.base import Lookup, Strategy
 from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.features import Feature, Ids, resolve
@@ -28,6 +29,7 @@ from recsys_embed.tables.base import Request, Tables, UpdateRule
 from recsys_embed.tables.optimizer import Read, TablesOptimizer
 from recsys_embed.tables.reference import ReferenceTables
 
+BACKENDS = ("auto", "reference", "fused", "sharded")
 RULES = ("sgd", "adagrad", "rowwise_adagrad")
 
 
@@ -45,9 +47,11 @@ class EmbeddingLayer(nn.Module):
         decay: weight of the squared rows read in :meth:`penalty`, a mean over samples.
         seed: seed of the initial weights.
         hash_seed: seed of the hashes.
-        backend: ``"reference"``, ``"fused"`` (FBGEMM), or ``"auto"``: fused where it can hold the tables without
-            more than doubling their bytes by padding. Used once :meth:`optimizer` is called; until then tables are
-            ordinary parameters.
+        backend: ``"reference"``, ``"fused"`` (FBGEMM), ``"sharded"`` (TorchRec), or ``"auto"``: sharded in a process
+            group of several ranks, else fused where it can hold the tables without more than doubling their bytes by
+            padding. Used once :meth:`optimizer` is called; until then tables are ordinary parameters, except that
+            ``"sharded"`` allocates none before.
+        sharding: which table lies where, on several ranks.
 
     Raises:
         BudgetError: no size of the strategy fits; raised before anything is allocated.
@@ -79,16 +83,18 @@ class EmbeddingLayer(nn.Module):
         seed: int = 0,
         hash_seed: int = 0,
         backend: str = "auto",
+        sharding: ShardingConfig | None = None,
     ) -> None:
         super().__init__()
         if on_unknown not in ("error", "unseen"):
             raise ConfigError(f"on_unknown is 'error' or 'unseen', got {on_unknown!r}")
-        if backend not in ("auto", "reference", "fused"):
-            raise ConfigError(f"backend is 'auto', 'reference' or 'fused', got {backend!r}")
+        if backend not in BACKENDS:
+            raise ConfigError(f"backend is one of {', '.join(BACKENDS)}; got {backend!r}")
         if dim < 1:
             raise ConfigError(f"dim is at least 1, got {dim}")
         self.features, self.dim = resolve(features), dim
         self.on_unknown, self.decay, self.seed, self.backend = on_unknown, decay, seed, backend
+        self.sharding = sharding or ShardingConfig()
         patterns = parse_strategy(strategy)
         self.plan: Plan = plan(self.features, dim, patterns, budget, exact=exact, hash_seed=hash_seed)
         self.strategies = nn.ModuleList(self.plan.strategies)
@@ -100,7 +106,7 @@ class EmbeddingLayer(nn.Module):
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"two tables are called {name!r}: rename a feature")
-        self.tables: Tables = ReferenceTables(specs, groups, seed)
+        self.tables: Tables = ReferenceTables(specs, groups, seed, device="meta" if backend == "sharded" else None)
         sizes = torch.tensor([feature.size for feature in self.features])
         self.register_buffer("_sizes", sizes, persistent=False)
         self._optimizer: list[TablesOptimizer] = []  # in a list: no part of the module tree
@@ -223,17 +229,25 @@ class EmbeddingLayer(nn.Module):
 
     # --- training --------------------------------------------------------------------------------------------
 
-    def optimizer(self, name: str = "rowwise_adagrad", *, lr: float, eps: float = 1e-8) -> TablesOptimizer:
+    def optimizer(
+        self, name: str = "rowwise_adagrad", *, lr: float, eps: float = 1e-8, reduce: str = "mean"
+    ) -> TablesOptimizer:
         """Take the tables out of ``parameters()`` and give the optimizer that trains them.
 
         To be called once, before other optimizers are made. Tables that are stored as integers or halves become so
         here, rounded to nearest. A backward pass alone then changes nothing; ``step()``
         applies all gradients that arrived since the last one as a single update.
 
+        In a process group of several ranks the tables are sharded: this call, every forward pass, ``step()``,
+        ``state_dict()`` and whatever else reads rows are then made by all ranks in the same order. Batches of ranks
+        may differ in size and be empty.
+
         Args:
             name: ``sgd``, ``adagrad`` or ``rowwise_adagrad`` (one running sum a row, over the logical width).
             lr: learning rate; schedulers and ``param_groups`` may change it.
             eps: added to Adagrad's root.
+            reduce: what becomes of the ranks' gradients: ``"mean"``, as under DDP, where each rank's loss is a mean
+                over its own samples; or ``"sum"``, where each rank's loss is its share of the global one.
 
         Raises:
             ConfigError: called twice or on frozen tables, an unknown name, or the layer's back end refuses it.
@@ -242,25 +256,32 @@ class EmbeddingLayer(nn.Module):
             raise ConfigError("this layer has a tables optimizer already")
         if self._frozen:
             raise ConfigError("the tables of this layer are frozen: they are only read")
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            world = torch.distributed.get_world_size()
-            if world > 1:
-                raise ConfigError(
-                    f"a tables optimizer on {world} processes needs sharded tables, which are not built yet: the ranks "
-                    "would drift apart; leave the tables as parameters and wrap the model in DDP"
-                )
         if name not in RULES:
             raise ConfigError(f"a tables optimizer is one of {', '.join(RULES)}; got {name!r}")
+        if reduce not in ("mean", "sum"):
+            raise ConfigError(f"reduce is 'mean' or 'sum', got {reduce!r}")
         observe = self._observe if self._observers else None
         rule = UpdateRule(name, eps)
         tables = self._trained_tables(rule)
-        made = TablesOptimizer(tables, lr, self._feature_of, observe, self._forget)
+        share = 1 / ranks.count() if reduce == "mean" else 1.0
+        made = TablesOptimizer(tables, lr, self._feature_of, observe, self._forget, share=share)
         self.tables = tables
         self._optimizer.append(made)
         return made
 
     def _trained_tables(self, rule: UpdateRule) -> Tables:
         assert isinstance(self.tables, ReferenceTables)
+        world = ranks.count()
+        if self.backend == "sharded" or (self.backend == "auto" and world > 1):
+            from recsys_embed.sharding import sharded
+
+            return sharded(self.tables, self.sharding, rule, self._sizes.device)
+        if world > 1:
+            raise ConfigError(
+                f"the {self.backend} back end cannot hold tables for {world} ranks, which would drift apart: take "
+                "'auto' or 'sharded', or leave the tables as parameters and wrap the model in DDP",
+                path="embedding.backend",
+            )
         if self.backend != "reference":
             from recsys_embed.tables.fused import FusedTables, extravagance, refusal
 
@@ -489,6 +510,7 @@ class EmbeddingLayer(nn.Module):
         nn.Module.__init__(twin)
         twin.features, twin.dim, twin.plan = self.features, self.dim, copy.deepcopy(self.plan, memo)
         twin.on_unknown, twin.decay, twin.seed, twin.backend = self.on_unknown, self.decay, self.seed, self.backend
+        twin.sharding = self.sharding
         twin.strategies = copy.deepcopy(self.strategies, memo)
         twin._shipped = list(self._shipped)
         own = [strategy for _, strategy in twin._own_strategies()]

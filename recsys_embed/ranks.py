@@ -29,6 +29,15 @@ def summed(tensor: Tensor) -> Tensor:
     return total
 
 
+def largest(tensor: Tensor) -> Tensor:
+    """The elementwise maximum over ranks, of one shape on all of them."""
+    if count() == 1:
+        return tensor
+    most = tensor.clone()
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return most
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """All ranks' tensors one after another, in the order of ranks; their first dimensions may differ."""
     if count() == 1:

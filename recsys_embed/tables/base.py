@@ -12,13 +12,13 @@ and gives ``[B, L, W]``, the memory order in which a sample's vectors lie side b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from recsys_embed.embeddings.base import Rows, TableSpec, Uniform
+from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import DataError
 from recsys_embed.features import offsets_of
 from recsys_embed.hashing import seed_of
@@ -166,6 +166,11 @@ class Tables(nn.Module, ABC):
     def put_rows(self, name: str, rows: Tensor, values: Rows) -> None:
         """Replace distinct rows ``[n]``, and their optimizer state."""
 
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where reads are made."""
+
     @abstractmethod
     def padded_width(self, width: int) -> int:
         """Floats a row of this width takes in memory."""
@@ -208,16 +213,16 @@ class Tables(nn.Module, ABC):
         unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
 
 
-def initial_weights(spec: TableSpec, seed: int) -> Tensor:
-    """Initial weights ``[rows, width]``: a function of (seed, table name, block of rows) and nothing else."""
-    weights = torch.empty(spec.rows, spec.width)
-    draw(weights, spec.name, spec.init, seed)
-    return weights
+def draw(weights: Tensor, spec: TableSpec, seed: int) -> None:
+    """Fill ``weights [rows, width]`` in place; see :func:`initial_blocks`."""
+    for start, part in initial_blocks(spec, seed):
+        weights[start : start + part.shape[0]] = part
 
 
-def draw(weights: Tensor, name: str, init: Uniform, seed: int) -> None:
-    """Fill ``weights`` in place; see :func:`initial_weights`."""
-    for block, start in enumerate(range(0, weights.shape[0], INIT_BLOCK)):
-        generator = torch.Generator().manual_seed(seed_of(name, block, seed) % 2**63)
-        part = weights[start : start + INIT_BLOCK]
-        part.copy_(torch.empty(part.shape).uniform_(init.low, init.high, generator=generator))
+def initial_blocks(spec: TableSpec, seed: int) -> Iterator[tuple[int, Tensor]]:
+    """Initial weights, a function of (seed, table name, block of rows) and nothing else: the first row of each block,
+    and its weights."""
+    for block, start in enumerate(range(0, spec.rows, INIT_BLOCK)):
+        generator = torch.Generator().manual_seed(seed_of(spec.name, block, seed) % 2**63)
+        part = torch.empty(min(INIT_BLOCK, spec.rows - start), spec.width)
+        yield start, part.uniform_(spec.init.low, spec.init.high, generator=generator)

@@ -163,6 +163,12 @@ class FusedTables(Tables):
         elif self.rule.name == "rowwise_adagrad":
             self._momentum(name).view(-1)[rows] = values.state.view(-1) * (width / self.padded_width(width))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the operators are."""
+        there: torch.device = self._weights[0][0].device
+        return there
+
     def padded_width(self, width: int) -> int:
         """The next multiple of four."""
         return _padded(width)

@@ -9,6 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from recsys_embed import ranks
 from recsys_embed.errors import ConfigError, DivergedError
 from recsys_embed.tables.base import Request, Tables
 
@@ -43,12 +44,15 @@ class TablesOptimizer(torch.optim.Optimizer):
         feature_of: Callable[[int, int], str],
         observe: Callable[[list[Read]], None] | None,
         on_discard: Callable[[], None],
+        *,
+        share: float = 1.0,
     ) -> None:
         if lr <= 0:
             raise ConfigError(f"a learning rate is positive, got {lr}")
         placeholder = torch.zeros(0, requires_grad=True)
         super().__init__([placeholder], {"lr": lr})
         self._tables, self._feature_of, self._observe, self._on_discard = tables, feature_of, observe, on_discard
+        self._share = share
         self._pending: list[Read] = []
         self._expose()
 
@@ -76,31 +80,33 @@ class TablesOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Apply all pending reads as one update per group, and clear them.
 
+        On several ranks all of them step, or none.
+
         Raises:
-            DivergedError: a gradient is not finite; no row has been touched.
+            DivergedError: a gradient is not finite, on this rank or another; no row has been touched.
+            ConfigError: ranks have not made the same reads.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for read in self._pending:
-            self._check_finite(read)
+        self._check_finite()
         if self._observe is not None and self._pending:
             self._observe(self._pending)
         lr = float(self.param_groups[0]["lr"])
         self._tables.set_lr(lr)
         self._tables.steps += 1
-        for group in dict.fromkeys(read.group for read in self._pending):
+        for group in sorted({read.group for read in self._pending}):  # one order on all ranks
             reads = [read for read in self._pending if read.group == group]
             if len(reads) == 1:
                 read = reads[0]
                 rows = read.rows if read.lr == lr else None  # a fused read holds the rate it was made with
-                self._tables.update(group, read.request, rows, read.gradient)
+                self._tables.update(group, read.request, rows, self._scaled(read.gradient))
             else:
                 lanes = len(self._tables.groups[group].lanes)
                 request = Request.concat([read.request for read in reads], lanes)
                 with torch.no_grad():
-                    gradient = torch.cat([read.gradient for read in reads])
+                    gradient = self._scaled(torch.cat([read.gradient for read in reads]))
                 self._tables.update(group, request, None, gradient)
         self._clear()
         return loss
@@ -130,15 +136,26 @@ class TablesOptimizer(torch.optim.Optimizer):
         self._tables.steps = int(state_dict["steps"])
         self.param_groups[0].update(state_dict["param_groups"][0])
 
-    def _check_finite(self, read: Read) -> None:
-        gradient = read.gradient
-        # A sum is finite unless a term is not, or it overflows: only then look closer.
-        if torch.isfinite(gradient.sum()):
-            return
-        bad = ~torch.isfinite(gradient).all(dim=2).all(dim=0)
-        if bad.any():
-            name = self._feature_of(read.group, int(bad.nonzero()[0]))
-            raise DivergedError(f"the gradient of feature {name!r} is not finite; no row was changed", feature=name)
+    def _scaled(self, gradient: Tensor) -> Tensor:
+        return gradient if self._share == 1 else gradient * self._share
+
+    def _check_finite(self) -> None:
+        """Whether every rank's gradients are finite, and as many reads pending: else none may begin its update."""
+        bad = next((place for read in self._pending if (place := _not_finite(read)) is not None), (-1, -1))
+        rank = ranks.own()
+        if ranks.count() > 1:
+            pending = [sum(read.group == group for read in self._pending) for group in range(len(self._tables.groups))]
+            device = self._tables.device
+            facts = ranks.gathered(torch.tensor([[*bad, *pending]], device=device)).tolist()
+            rank, bad = next(((r, (f[0], f[1])) for r, f in enumerate(facts) if f[0] >= 0), (rank, (-1, -1)))
+            if bad == (-1, -1) and any(fact[2:] != facts[0][2:] for fact in facts):
+                reads = ", ".join(str(fact[2:]) for fact in facts)
+                raise ConfigError(f"ranks have not made the same reads: of each group, {reads}; no row was changed")
+        if bad != (-1, -1):
+            name = self._feature_of(*bad)
+            where = f" on rank {rank}" if ranks.count() > 1 else ""
+            message = f"the gradient of feature {name!r} is not finite{where}; no row was changed"
+            raise DivergedError(message, feature=name)
 
     def _clear(self) -> None:
         for read in self._pending:
@@ -152,3 +169,13 @@ class TablesOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> Any:
         raise TypeError("a tables optimizer belongs to one layer and cannot be copied; use its state_dict")
+
+
+def _not_finite(read: Read) -> tuple[int, int] | None:
+    """Group and lane of the first gradient that is not finite."""
+    gradient = read.gradient
+    # A sum is finite unless a term is not, or it overflows: only then look closer.
+    if torch.isfinite(gradient.sum()):
+        return None
+    bad = ~torch.isfinite(gradient).all(dim=2).all(dim=0)
+    return (read.group, int(bad.nonzero()[0])) if bad.any() else None

@@ -6,27 +6,35 @@ All tables of one width and stored type lie in one store, so that a group is rea
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from recsys_embed import ranks
 from recsys_embed.embeddings.base import Rows, TableSpec
-from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
+from recsys_embed.errors import ConfigError
+from recsys_embed.tables.base import INIT_BLOCK, Group, Request, Tables, UpdateRule, initial_blocks
 from recsys_embed.tables.store import Store
 from recsys_embed.tables.sums import sums_by_row
 
 
 class ReferenceTables(Tables):
-    """Tables as ordinary parameters, or held as they are stored: with an update of their own, or for reading only."""
+    """Tables as ordinary parameters, or held as they are stored: with an update of their own, or for reading only.
 
-    def __init__(self, specs: Sequence[TableSpec], groups: Sequence[Group], seed: int) -> None:
+    On the device ``meta`` they are a plan of tables, with neither memory nor weights.
+    """
+
+    def __init__(
+        self, specs: Sequence[TableSpec], groups: Sequence[Group], seed: int, *, device: str | None = None
+    ) -> None:
         super().__init__(specs, groups)
+        self.seed, self._over_ranks = seed, False
         self._lr = math.nan
         alike: dict[str, list[TableSpec]] = {}
         for spec in specs:
             alike.setdefault(f"{spec.width}_{spec.storage.dtype}", []).append(spec)
-        self._stores = nn.ModuleDict({key: Store(members, seed) for key, members in alike.items()})
+        self._stores = nn.ModuleDict({key: Store(members, seed, device=device) for key, members in alike.items()})
         self._home = {spec.name: key for key, members in alike.items() for spec in members}
         for place, group in enumerate(self.groups):
             store = self._store(group.lanes[0])
@@ -40,9 +48,21 @@ class ReferenceTables(Tables):
         """Whether the tables have left ``parameters()``."""
         return any(store.held for store in self._all())
 
-    def train_by(self, rule: UpdateRule) -> None:
-        """Take the tables out of ``parameters()``, into their stored form; from now on :meth:`update` updates them."""
-        self.rule = rule
+    def blocks(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        """The weights of a table, block by block: the first row of each, and its weights; initial ones on ``meta``."""
+        if self._store(name).weights.is_meta:
+            yield from initial_blocks(self.specs[name], self.seed)
+        else:
+            weights = self.get(name).detach()
+            yield from zip(range(0, weights.shape[0], INIT_BLOCK), weights.split(INIT_BLOCK), strict=True)
+
+    def train_by(self, rule: UpdateRule, *, over_ranks: bool = False) -> None:
+        """Take the tables out of ``parameters()``, into their stored form; from now on :meth:`update` updates them.
+
+        With ``over_ranks`` the tables are replicas, and every update is one collective call: gradients of all ranks
+        are summed by row, and all replicas apply that sum.
+        """
+        self.rule, self._over_ranks = rule, over_ranks
         for store in self._all():
             store.hold(rule.state_width(store.weights.shape[1]))
 
@@ -55,6 +75,7 @@ class ReferenceTables(Tables):
     def read(self, group: int, request: Request) -> Tensor:
         """One gather for a matrix, one ``embedding_bag`` for bags."""
         lanes, width = len(self.groups[group].lanes), self.groups[group].width
+        self._check_memory()
         store, rows = self._store(self.groups[group].lanes[0]), self._global_rows(group, request)
         owners: Tensor = getattr(self, f"owners_{group}")
         if request.offsets is None:
@@ -80,10 +101,13 @@ class ReferenceTables(Tables):
             gradients = bags.repeat_interleave(request.offsets.diff(), dim=0)
             if request.weights is not None:
                 gradients = gradients * request.weights.to(gradients.dtype).unsqueeze(1)
-        if rows.numel() == 0:
-            return
         store = self._store(self.groups[group].lanes[0])
-        self._update(store, *sums_by_row(rows, gradients, store.weights.shape[0]))
+        count = store.weights.shape[0]
+        if self._over_ranks:
+            rows, gradients = sums_by_row(rows, gradients, count) if rows.numel() else (rows, gradients)
+            rows, gradients = ranks.gathered(rows), ranks.gathered(gradients)
+        if rows.numel():
+            self._update(store, *sums_by_row(rows, gradients, count))
 
     def _update(self, store: Store, rows: Tensor, gradient: Tensor) -> None:
         assert self.rule is not None
@@ -107,6 +131,7 @@ class ReferenceTables(Tables):
 
     def put(self, name: str, weights: Tensor) -> None:
         """Copied into the store, rounded to nearest."""
+        self._check_memory()
         self._store(name).put(name, weights)
 
     def get_state(self, name: str) -> Tensor:
@@ -129,9 +154,18 @@ class ReferenceTables(Tables):
         if self.rule:
             self.get_state(name)[rows] = values.state
 
+    @property
+    def device(self) -> torch.device:
+        """Where the store is."""
+        return next(iter(self.buffers())).device
+
     def padded_width(self, width: int) -> int:
         """No padding."""
         return width
+
+    def _check_memory(self) -> None:
+        if any(store.weights.is_meta for store in self._all()):
+            raise ConfigError("sharded tables have rows once optimizer() is called: call it first")
 
     def _all(self) -> list[Store]:
         return [store for store in self._stores.values() if isinstance(store, Store)]

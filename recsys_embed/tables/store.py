@@ -25,16 +25,17 @@ class Store(nn.Module):
     weights: Tensor
     state: Tensor
 
-    def __init__(self, specs: Sequence[TableSpec], seed: int) -> None:
+    def __init__(self, specs: Sequence[TableSpec], seed: int, *, device: str | None = None) -> None:
         super().__init__()
         self.specs = tuple(specs)
         self.dtype = TORCH_TYPES[specs[0].storage.dtype]
         self.owner = {spec.name: place for place, spec in enumerate(specs)}
         ends = torch.tensor([spec.rows for spec in specs]).cumsum(0)
         self.starts: list[int] = [0, *ends.tolist()[:-1]]
-        weights = torch.empty(int(ends[-1]), specs[0].width)
+        weights = torch.empty(int(ends[-1]), specs[0].width, device=device)
         for spec, start in zip(specs, self.starts, strict=True):
-            draw(weights[start : start + spec.rows], spec.name, spec.init, seed)
+            if not weights.is_meta:
+                draw(weights[start : start + spec.rows], spec, seed)
         self.weights = nn.Parameter(weights)
         # Not buffers: `module.half()` must not round them. They follow the weights to their device when they are used.
         self._constants = {

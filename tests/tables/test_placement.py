@@ -32,10 +32,8 @@ def test_products_stay_within_64_bits(rows: int):
 
 def test_the_scatter_is_frozen():
     # Checkpoints hold logical rows, so that this may change; placements printed before would then be wrong.
-    found = [
-        (Scatter.of(name, rows).multiplier, Scatter.of(name, rows).offset) for name, rows in (("a", 10), ("b", 97))
-    ]
-    assert found == KNOWN
+    found = [Scatter.of(name, rows) for name, rows in (("a", 10), ("b", 97))]
+    assert [(one.multiplier, one.offset) for one in found] == [(7, 1), (60, 18)]
 
 
 @pytest.mark.parametrize(("ranks", "before", "after"), [(2, 0.95, 0.57), (4, 0.92, 0.33), (8, 0.89, 0.21)])

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
-from recsys_embed.config import Config
-from recsys_embed.errors import BudgetError
+from recsys_embed import ranks
+from recsys_embed.budget import size_in_bytes
+from recsys_embed.config import Config, TrackingConfig
+from recsys_embed.data import EncodedDataset
+from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.export import export
 from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
+from recsys_embed.lanes import lay_out
 from recsys_embed.report.run import Cell, Trained, train_and_measure
-from recsys_embed.report.study import check_names, check_sizes, exit_code, expand, prepare_into, run_study, sized
+from recsys_embed.report.study import DATA, check_names, check_sizes, exit_code, expand, prepare_into, run_study, sized
+from recsys_embed.sharding import ShardingReport, describe, place
+from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tracking import Tracker
+
+_LOG = logging.getLogger("recsys_embed")
+SHARDING = "sharding.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,9 @@ def report(config: Config, out: str | Path, *, budget: str | None = None, progre
 def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Path, Trained]:
     """Prepare, train, evaluate, export into ``out/model``, track. The same call goes on with an interrupted training.
 
+    On several ranks all of them call it with the same arguments. Every rank needs the files of the first: it alone
+    prepares, writes, exports and tracks. The model that is returned then holds whole tables on every rank.
+
     Returns:
         The model folder, and the trained model with its measurements.
 
@@ -63,19 +79,28 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
     """
     out = Path(out)
     check_names(config, [config.embedding.strategy])
-    dataset = prepare_into(config, out)
+    first = ranks.own() == 0
+    dataset = prepare_into(config, out) if first else None
+    ranks.wait()
+    dataset = dataset or EncodedDataset.open(out / DATA)
     check_sizes(config, dataset.features, infeasible=True)
     cell = Cell(config, "" if config.embedding.budget is None else str(config.embedding.budget))
-    tracker = Tracker(config, f"train {dataset.name} {cell.strategy}", job="train")
+    tracked = config if first else config.model_copy(update={"tracking": TrackingConfig(enabled=False)})
+    tracker = Tracker(tracked, f"train {dataset.name} {cell.strategy}", job="train")
     # By the run's identity: another config's checkpoints are never taken up.
     checkpoints = out / "checkpoints" / cell.digest(dataset.fingerprint)
     status = "FAILED"
     try:
-        atomic_write(out / "config.toml", config.to_toml())
+        if first:
+            atomic_write(out / "config.toml", config.to_toml())
+            tracker.artifacts(_write_plan(config, dataset, out))
         trained = train_and_measure(cell, dataset, checkpoints=checkpoints, progress=progress, on_epoch=tracker.epoch)
-        model = export(trained.model, config, dataset.encoder, out / "model")
+        if ranks.count() > 1:
+            trained = replace(trained, model=copy.deepcopy(trained.model))  # whole tables: all ranks give theirs
+        model = export(trained.model, config, dataset.encoder, out / "model") if first else out / "model"
         tracker.training(config, trained.row, ledger=trained.ledger, features=dataset.features, nested=False)
         tracker.artifacts([model / "manifest.json"], tags={"recsys_embed.model": str(model.resolve())})
+        ranks.wait()
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -106,3 +131,47 @@ def fits(config: Config, features: Sequence[Feature]) -> list[dict[str, Any]]:
             }
         rows.append(row)
     return rows
+
+
+def _write_plan(config: Config, dataset: EncodedDataset, out: Path) -> list[Path]:
+    """Say and write where the tables of this run lie; nothing where they are not sharded."""
+    if ranks.count() == 1 or config.training.optimizer.tables == "adam":
+        return []
+    report = _planned(config, dataset, ranks.count())
+    _LOG.info("%s", report.text())
+    atomic_write(out / SHARDING, json.dumps(report.document(), indent=1) + "\n")
+    return [out / SHARDING]
+
+
+def plan(config: Config, out: str | Path, *, world_size: int) -> ShardingReport:
+    """Where the tables of a training would lie on some number of ranks, without these, and without training.
+
+    Raises:
+        BudgetError: no setting of the strategy fits the budget.
+        ConfigError: a placement is impossible, or nothing would be sharded.
+    """
+    if config.training.optimizer.tables == "adam":
+        raise ConfigError(
+            "training.optimizer.tables = 'adam' keeps every table whole on every rank: there is nothing to plan",
+            path="training.optimizer.tables",
+        )
+    check_names(config, [config.embedding.strategy])
+    return _planned(config, prepare_into(config, Path(out)), world_size)
+
+
+def _planned(config: Config, dataset: EncodedDataset, world_size: int) -> ShardingReport:
+    fitted = sized(config, dataset.features)
+    strategies = list(fitted.strategies)
+    _, groups = lay_out(strategies, dataset.features, decay=bool(config.embedding.decay))
+    specs = [spec for strategy in strategies for spec in strategy.tables()]
+    rule = UpdateRule(config.training.optimizer.tables)
+    device = torch.device(config.training.device).type
+    placements, _ = place(specs, groups, config.sharding, rule, world_size=world_size, device_type=device)
+    memory = config.sharding.device_memory
+    return describe(
+        placements,
+        strategies,
+        rule,
+        world_size=world_size,
+        device_memory=None if memory is None else size_in_bytes(memory),
+    )

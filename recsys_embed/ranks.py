@@ -5,9 +5,70 @@ The calls are collective: every rank makes them, in the same order.
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of ``count`` contiguous pieces that whatever is divided among ranks falls into, as equal as they can be."""
+
+    place: int = 0
+    count: int = 1
+
+    def of(self, size: int) -> tuple[int, int]:
+        """Where the piece of ``size`` things begins and ends; it may be empty."""
+        return self.place * size // self.count, (self.place + 1) * size // self.count
+
+
+WHOLE = Share()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Take part in the process group that torchrun has made room for; nothing where this process is alone.
+
+    NCCL where ``device`` is CUDA, gloo otherwise.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield
+        return
+    cuda = torch.device(device).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(local())
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local() -> int:
+    """This process's place among those of its machine, from 0: the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def share() -> Share:
+    """This rank's piece of what is divided."""
+    return Share(own(), count())
+
+
+def wait() -> None:
+    """Until all ranks are here."""
+    if count() > 1:
+        dist.barrier()
+
+
+def device() -> torch.device:
+    """Where small agreements are made."""
+    nccl = count() > 1 and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
 
 def count() -> int:

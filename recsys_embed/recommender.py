@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from recsys_embed import ranks
 from recsys_embed.config import Config
 from recsys_embed.features import Feature, Ids
 from recsys_embed.layer import EmbeddingLayer
@@ -55,7 +56,10 @@ def build_recommender(config: Config, features: Sequence[Feature], num_dense: in
         BudgetError: no size of the strategy fits the budget.
         ConfigError: features, patterns or options that do not fit each other.
     """
-    embedding = EmbeddingLayer(features, config.model.dim, **dict(config.embedding))
+    options = dict(config.embedding)
+    if ranks.count() > 1 and options["backend"] == "auto" and config.training.optimizer.tables != "adam":
+        options["backend"] = "sharded"  # as "auto" is on several ranks, but no rank ever holds a whole table
+    embedding = EmbeddingLayer(features, config.model.dim, **options, sharding=config.sharding)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         interaction = build_model(config.model, num_features=len(features), num_dense=num_dense)

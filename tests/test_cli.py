@@ -61,7 +61,7 @@ OPTIONS = {
     "models": ["--json"],
     "inspect": ["FILE"],
     "search": ["CONFIG"],
-    "plan": ["--device-memory", "--world-size", "CONFIG"],
+    "plan": ["--device-memory", "--json", "--out", "--quiet", "--set", "--world-size", "CONFIG"],
 }  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_the_command_line_is_what_scripts_were_written_against() -> None:
         (["predict", "nowhere", "rows.csv"], 2, "nowhere"),
         (["inspect", "clicks.csv"], 2, "not built yet"),
         (["search", "clicks.toml"], 2, "not built yet"),
-        (["plan", "clicks.toml", "--world-size", "2", "--device-memory", "80GB"], 2, "not built yet"),
+        (["plan", "clicks.toml", "--world-size", "2", "--device-memory", "80XB"], 2, "unknown unit"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_a_code(arguments: list[str], code: int, message: str) -> None:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from recsys_embed.cli import budget, catalogue, doctor, export, predict, prepare, report, train, unbuilt
+from recsys_embed.cli import budget, catalogue, doctor, export, plan, predict, prepare, report, train, unbuilt
 from recsys_embed.cli.configs import data_name
 from recsys_embed.cli.exits import Terminated, exit_codes
 from recsys_embed.cli.unbuilt import search
@@ -33,11 +33,11 @@ for command in (
     predict.predict,
     export.export,
     budget.budget,
+    plan.plan,
     catalogue.strategies,
     catalogue.models,
     unbuilt.inspect,
     unbuilt.search,
-    unbuilt.plan,
 ):
     app.command()(command)
 

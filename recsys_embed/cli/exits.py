@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 
-from recsys_embed.errors import RecsysEmbedError
+from recsys_embed.errors import ConfigError, RecsysEmbedError
 
 
 class Terminated(KeyboardInterrupt):
@@ -17,13 +18,16 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def exit_codes(*, quiet: bool = False) -> Iterator[None]:
+def exit_codes(*, quiet: bool = False, several: bool = False) -> Iterator[None]:
     """End the process as the interface promises: one message and a code for our own errors, 130 or 143 if interrupted.
 
-    Other exceptions are defects and keep their traceback.
+    Other exceptions are defects and keep their traceback. A command that several processes would do several times over
+    is refused under torchrun, unless it is made for them.
     """
     with _logs(quiet):
         try:
+            if not several and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise ConfigError("this command runs in one process: start it without torchrun; `train` is for several")
             yield
         except RecsysEmbedError as error:
             print(f"recsys-embed: {error}", file=sys.stderr)

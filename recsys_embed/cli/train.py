@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,17 +24,21 @@ def train(
     continue_from: Annotated[Path | None, typer.Option("--continue", metavar="MODEL", help="Not built yet.")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="NEW", help="Not built yet.")] = None,
 ) -> None:
-    """Train one model: prepare, train, evaluate, export, track. The same command goes on with an interrupted one."""
-    with exit_codes(quiet=quiet):
+    """Train one model: prepare, train, evaluate, export, track. The same command goes on with an interrupted one.
+
+    Under torchrun, on all of its processes: tables are sharded over them, and the first one writes.
+    """
+    with exit_codes(quiet=quiet, several=True):
         if continue_from is not None or data is not None:
             not_built("train --continue", "`train CONFIG` trains a model from the beginning")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            not_built("training on several processes", "`train CONFIG` trains in one")
         loaded = read_config(config, overrides, from_run=from_run)
-        from recsys_embed import jobs
+        from recsys_embed import jobs, ranks
 
         folder = out or Path(f"train-{config.stem if config else from_run}")
-        model, trained = jobs.train(loaded, folder, progress=not quiet)
+        with ranks.joined(loaded.training.device):
+            model, trained = jobs.train(loaded, folder, progress=not quiet)
+            if ranks.own():
+                return
         row = trained.row
         if as_json:
             print_json({"model_dir": str(model), **row, "history": trained.result.history})

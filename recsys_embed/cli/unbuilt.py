@@ -24,16 +24,6 @@ def search(config: ConfigArgument) -> None:
         not_built("search", "`report CONFIG` compares strategies and budgets")
 
 
-def plan(
-    config: ConfigArgument,
-    world_size: Annotated[int, typer.Option("--world-size", metavar="N")] = 1,
-    device_memory: Annotated[str | None, typer.Option("--device-memory", metavar="SIZE")] = None,
-) -> None:
-    """Plan sharding without the hardware. Not built yet."""
-    with exit_codes():
-        not_built("plan", "`budget CONFIG` tells what fits one machine")
-
-
 def not_built(what: str, instead: str) -> NoReturn:
     """Refuse what is not built yet, with the commands that are.
 

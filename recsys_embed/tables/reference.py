@@ -6,7 +6,7 @@ All tables of one width and stored type lie in one store, so that a group is rea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,11 @@ class ReferenceTables(Tables):
     def padded_width(self, width: int) -> int:
         """No padding."""
         return width
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ReferenceTables:
+        """Move what there is: tables without memory stay so."""
+        super()._apply(lambda tensor: tensor if tensor.is_meta else fn(tensor), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def _check_memory(self) -> None:
         if any(store.weights.is_meta for store in self._all()):

@@ -20,6 +20,7 @@ lane order, and data-parallel tables have the same rule as all others.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import warnings
@@ -618,14 +619,19 @@ def agree(placements: Sequence[Placement]) -> None:
         ConfigError: they do not.
     """
     own = torch.tensor([xxhash.xxh3_64_intdigest(repr(list(placements)).encode()) >> 1])
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    if ranks.gathered(own.to(device)).unique().numel() > 1:
+    if ranks.gathered(own.to(ranks.device())).unique().numel() > 1:
         raise ConfigError("the ranks have planned different placements: they were given different configs or libraries")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TorchRec and what it imports warn of their own deprecations."""
+    """TorchRec and what it imports warn of their own deprecations, and of a topology that says what it is."""
+    logger = logging.getLogger("torchrec")
+    level = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

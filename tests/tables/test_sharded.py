@@ -327,7 +327,7 @@ def refused(rank: int, world: int) -> dict[str, Tensor]:
     with pytest.raises(ConfigError, match="sharded tables stay on cpu"):
         layer.double()
     small = EmbeddingLayer(FEATURES, 8, sharding=ShardingConfig(device_memory=1000))
-    with pytest.raises(ConfigError, match="do not fit"):
+    with pytest.raises(ConfigError, match="does not fit: table 'user'"):
         small.optimizer("sgd", lr=0.1)
     return {}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recsys_embed.data.bags import Bag, offsets_of, spans
 from recsys_embed.features import Ids
+from recsys_embed.ranks import WHOLE, Share
 
 # Numbers gathered at once. A batch cut out of a block costs a microsecond or two, and going column by column through
 # many rows keeps a column in the cache, where row by row through all columns misses it each time.
@@ -58,10 +59,13 @@ class Columns:
         )
 
 
-def batches(columns: Columns, batch_size: int, shuffle_seed: int | None = None, start: int = 0) -> Iterator[Batch]:
+def batches(
+    columns: Columns, batch_size: int, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
+) -> Iterator[Batch]:
     """All rows once, in file order or in an order that the seed fixes; the last batch may be short.
 
-    The first ``start`` batches are left out, without reading their rows.
+    The first ``start`` batches are left out, without reading their rows. With a ``share``, that piece of every batch,
+    without reading the rest: as many batches, of which some may be empty.
     """
     count = len(columns)
     order = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
@@ -72,10 +76,10 @@ def batches(columns: Columns, batch_size: int, shuffle_seed: int | None = None, 
     block = max(1, BLOCK_NUMBERS // (width * batch_size)) * batch_size
     first = start * batch_size
     for begin in range(first, whole, block):
-        rows = order[begin : min(begin + block, whole)]
-        yield from gather(columns, rows, len(rows) // batch_size)
+        rows = order[begin : min(begin + block, whole)].reshape(-1, batch_size)
+        yield from gather(columns, rows[:, slice(*share.of(batch_size))].reshape(-1), len(rows))
     if max(whole, first) < count:
-        yield from gather(columns, order[whole:], 1)
+        yield from gather(columns, order[whole:][slice(*share.of(count - whole))], 1)
 
 
 def gather(columns: Columns, rows: np.ndarray, count: int) -> Iterator[Batch]:

@@ -17,6 +17,7 @@ from recsys_embed.data.storage import open_split
 from recsys_embed.errors import CheckpointError
 from recsys_embed.features import Feature
 from recsys_embed.files import verify_manifest
+from recsys_embed.ranks import WHOLE, Share
 
 HEAD, TORSO, TAIL, UNSEEN = range(4)
 
@@ -73,13 +74,13 @@ class EncodedDataset:
         return self._columns[split]
 
     def batches(
-        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0
+        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
     ) -> Iterator[Batch]:
         """All rows once, in file order, or shuffled as a whole; the last batch may be short.
 
-        The first ``start`` batches are left out without reading them.
+        The first ``start`` batches are left out without reading them, and so is what of each is not in ``share``.
         """
-        return batches(self.columns(split), batch_size, shuffle_seed, start)
+        return batches(self.columns(split), batch_size, shuffle_seed, start, share)
 
     def buckets(self, split: str) -> np.ndarray:
         """How well training knows each row, ``[rows]`` int8: 0 head, 1 torso, 2 tail, 3 unseen.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from recsys_embed import ranks
 from recsys_embed.errors import ConfigError
 
 
@@ -20,6 +21,7 @@ def device_of(name: str) -> torch.device:
     if not count:
         why = "this build of torch has no CUDA" if torch.version.cuda is None else "no CUDA device is visible"
         raise ConfigError(f"training.device = {name!r}, but {why}: use 'cpu'", path="training.device")
-    if (device.index or 0) >= count:
+    index = device.index if ":" in name else ranks.local()
+    if index >= count:
         raise ConfigError(f"training.device = {name!r}, but there are {count} CUDA devices", path="training.device")
-    return torch.device("cuda", device.index or 0)
+    return torch.device("cuda", index)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from recsys_embed import ranks
 from recsys_embed.errors import DivergedError
 from recsys_embed.recommender import Recommender
 from recsys_embed.training.feed import Labelled
@@ -24,6 +25,8 @@ def located(error: DivergedError, model: Recommender, batch: Labelled, step: int
 
 def _first_bad_input(model: Recommender, batch: Labelled) -> tuple[str | None, str]:
     """The feature and samples whose vectors, or else whose vectors' gradients, are not finite."""
+    if ranks.count() > 1 and bool(torch.isfinite(batch.dense).all()):
+        return None, f" (seen from rank {ranks.own()}, whose dense columns are finite)"  # to read rows is collective
     if not bool(torch.isfinite(batch.dense).all()):
         sample, column = torch.isfinite(batch.dense).logical_not().nonzero()[0].tolist()
         return None, f"; dense column {column} of sample {sample} is {batch.dense[sample, column].item()}"

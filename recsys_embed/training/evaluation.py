@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys_embed import ranks
 from recsys_embed.errors import DataError
 from recsys_embed.recommender import Recommender
 from recsys_embed.training.feed import Dataset
@@ -22,7 +23,7 @@ _BATCH = 8192
 
 def predict(model: Recommender, dataset: Dataset, split: str, batch_size: int) -> NDArray[np.float64]:
     """Probabilities ``[N]`` of a split, in the order of its rows."""
-    return _probabilities(list(_logits(model, dataset, split, batch_size)))
+    return _probabilities(list(_logits(model, dataset, split, batch_size)), dataset.rows(split), batch_size)
 
 
 class Validation:
@@ -49,7 +50,7 @@ class Validation:
             if stop():
                 return None
             logits.append(part)
-        scores = _probabilities(logits)
+        scores = _probabilities(logits, len(self._labels), self._batch_size)
         return auc(self._labels, scores), logloss(self._labels, scores)
 
     def report(self, model: Recommender) -> dict[str, float]:
@@ -62,15 +63,26 @@ def _logits(model: Recommender, dataset: Dataset, split: str, batch_size: int) -
     training, device = model.training, model.embedding.device
     model.eval()
     try:
-        for batch in dataset.batches(split, batch_size):
+        for batch in dataset.batches(split, batch_size, share=ranks.share()):
             with torch.no_grad():
                 yield model(batch.to(device)).cpu()
     finally:
         model.train(training)
 
 
-def _probabilities(logits: list[Tensor]) -> NDArray[np.float64]:
+def _probabilities(logits: list[Tensor], count: int, batch_size: int) -> NDArray[np.float64]:
+    """``[N]``, from this rank's logits of every batch and the other ranks'."""
     if not logits:
         return np.zeros(0)
-    scores: NDArray[np.float64] = torch.sigmoid(torch.cat(logits).double()).numpy()
+    mine = torch.cat(logits).double()
+    if ranks.count() > 1:
+        pieces = [
+            torch.arange(count)[start : start + batch_size][slice(*ranks.share().of(min(batch_size, count - start)))]
+            for start in range(0, count, batch_size)
+        ]
+        there = ranks.device()
+        rows, found = (ranks.gathered(one.to(there)).cpu() for one in (torch.cat(pieces), mine))
+        mine = torch.empty_like(found)
+        mine[rows] = found
+    scores: NDArray[np.float64] = torch.sigmoid(mine).numpy()
     return scores

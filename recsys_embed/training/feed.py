@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys_embed import ranks
 from recsys_embed.errors import DataError
+from recsys_embed.ranks import WHOLE, Share
 from recsys_embed.recommender import Inputs
 
 _VAL_STREAM = 1
@@ -52,13 +54,14 @@ class Dataset(Protocol):
         """``[rows]``: 0 head, 1 torso, 2 tail, 3 unseen."""
 
     def batches(
-        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0
+        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
     ) -> Iterator[Labelled]:
-        """All rows once, in file order or shuffled, but for the first ``start`` batches, which are not read."""
+        """All rows once, in file order or shuffled, but for the first ``start`` batches, which are not read; of each
+        batch only the ``share``, which may be empty."""
 
 
 class Feed:
-    """Batches for updates, on the run's device."""
+    """Batches for updates, on the run's device; on several ranks, each one's share of every batch."""
 
     def __init__(self, dataset: Dataset, batch_size: int, seed: int, device: torch.device) -> None:
         for split in ("train", "val"):
@@ -81,7 +84,9 @@ class Feed:
             skipped = 0
 
     def _shuffled(self, split: str, seed: int, start: int) -> Iterator[Labelled]:
-        for batch in self._dataset.batches(split, self._batch_size, shuffle_seed=seed, start=start):
+        for batch in self._dataset.batches(
+            split, self._batch_size, shuffle_seed=seed, start=start, share=ranks.share()
+        ):
             yield batch.to(self._device)
 
 

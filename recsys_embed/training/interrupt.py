@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import torch
+
+from recsys_embed import ranks
+
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop. ``exit_code`` is the shell's: 130 for Ctrl-C, 143 for SIGTERM."""
@@ -25,6 +29,13 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.number is not None
+
+    def agreed(self) -> bool:
+        """Whether any rank was asked to; a collective call, after which all of them know."""
+        if ranks.count() > 1:
+            number = int(ranks.largest(torch.tensor([self.number or 0], device=ranks.device())))
+            self.number = number or None
+        return bool(self)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from recsys_embed import ranks
 from recsys_embed.config import TrainingConfig
 from recsys_embed.embeddings.base import Strategy
 from recsys_embed.errors import DivergedError
@@ -45,7 +46,7 @@ class Optimizers:
             model.embedding.check_plain_training()
             self._plain_tables = list(model.embedding.tables.parameters())
         else:
-            self._tables = model.embedding.optimizer(settings.tables, lr=settings.tables_lr)
+            self._tables = model.embedding.optimizer(settings.tables, lr=settings.tables_lr, reduce="sum")
             self._by_name["tables"] = self._tables
         self._small = [_Small.of(*one) for one in model.embedding.small_optimizers()]
         apart = {id(parameter) for parameter in [*self._plain_tables, *(small.parameter for small in self._small)]}
@@ -68,6 +69,7 @@ class Optimizers:
                 any; nothing has changed.
         """
         self._drop_all_but(trains)
+        self._sum_over_ranks()
         if self._clip_norm is not None:
             self._clip(self._clip_norm)
         small = [one for one in self._small if one.name in trains]
@@ -131,6 +133,21 @@ class Optimizers:
             _clear(self._dense)
         _clear([one.parameter for one in self._small if one.name not in trains])
 
+    def _sum_over_ranks(self) -> None:
+        """Add up the ranks' gradients of everything but the tables, in one exchange.
+
+        DIFF from DDP, which averages, so that ranks with fewer samples would count for more; which exchanges before
+        the finite check; and which fails on a parameter that a step leaves out.
+        """
+        if ranks.count() == 1:
+            return
+        parameters = [*self._dense, *self._plain_tables, *(small.parameter for small in self._small)]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if gradients:
+            whole = ranks.summed(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+            for gradient, part in zip(gradients, whole.split([one.numel() for one in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
     def _warm_up(self) -> None:
         """Linear: the first step runs at 1/warmup_steps of the rate, the last of them at all of it."""
         factor = min(1.0, (self._steps + 1) / max(self._warmup_steps, 1))
@@ -143,10 +160,16 @@ class Optimizers:
         leaves: list[Tensor] = [] if self._tables is None else self._tables.param_groups[0]["params"]
         every = [*self._dense, *self._plain_tables, *leaves]
         norm = get_total_norm([one.grad for one in every if one.grad is not None])
+        if ranks.count() > 1:  # every rank has all of the dense gradients, and its own leaves
+            own = get_total_norm([leaf.grad for leaf in leaves if leaf.grad is not None])
+            dense = get_total_norm([p.grad for p in [*self._dense, *self._plain_tables] if p.grad is not None])
+            norm = (dense.square() + ranks.summed(own.square().to(dense))).sqrt()
         if math.isfinite(norm.item()):
             clip_grads_with_norm_(every, limit, norm)
             return
-        if self._tables is not None and not all(_finite(leaf.grad) for leaf in leaves if leaf.grad is not None):
+        alone = ranks.count() == 1
+        bad = not all(_finite(leaf.grad) for leaf in leaves if leaf.grad is not None)
+        if self._tables is not None and (bad or (not alone and math.isfinite(dense.item()))):
             self._tables.step()  # names the feature
         raise DivergedError("the norm of the gradients is not finite")
 

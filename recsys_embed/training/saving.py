@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recsys_embed import ranks
 from recsys_embed.errors import CheckpointError
 from recsys_embed.recommender import Recommender
 from recsys_embed.training import checkpoints as store
@@ -36,7 +37,10 @@ class Checkpoints:
         self.folder, self._identity, self._keep = folder, identity, keep
 
     def save(self, model: Recommender, optimizers: Optimizers, place: Place, meta: Mapping[str, Any]) -> None:
-        """Publish the state as it is; see :func:`recsys_embed.training.checkpoints.save`."""
+        """Publish the state as it is; see :func:`recsys_embed.training.checkpoints.save`.
+
+        On several ranks all of them call, and the first writes: logical rows, so that any number of ranks can go on.
+        """
         tensors, plain = optimizers.state()
         named = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
         named |= {_OPTIMIZER + name: tensor for name, tensor in tensors.items()}
@@ -49,7 +53,14 @@ class Checkpoints:
             "meta": dict(meta),
             "config": self._identity,
         }
-        store.save(self.folder, place.step, named, values, keep=self._keep)
+        refused: CheckpointError | None = None
+        if ranks.own() == 0:
+            try:
+                store.save(self.folder, place.step, named, values, keep=self._keep)
+            except CheckpointError as error:
+                refused = error
+        if int(ranks.largest(torch.tensor([refused is not None], device=ranks.device()).int())):
+            raise refused or CheckpointError(f"{self.folder}: the first rank could not write it", file=str(self.folder))
 
     def newest(self) -> Checkpoint | None:
         """The newest valid checkpoint, where there is one.
@@ -57,7 +68,11 @@ class Checkpoints:
         Raises:
             CheckpointError: it is of another run; says what differs.
         """
+        ranks.wait()
         found = store.newest(self.folder)
+        step = torch.tensor([-1 if found is None else found.step], device=ranks.device())
+        if ranks.gathered(step).unique().numel() > 1:
+            raise CheckpointError(f"{self.folder}: is not the same folder for all ranks", file=str(self.folder))
         differences = [] if found is None else _differences(found.meta.get("config"), self._identity)
         if found is not None and differences:
             raise CheckpointError(
@@ -93,14 +108,25 @@ class Checkpoints:
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    return states if device.type != "cuda" else {**states, "cuda": torch.cuda.get_rng_state(device)}
+    """Every rank's, by its number; a single process's without one."""
+    own = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(device)
+    if ranks.count() == 1:
+        return own
+    every = {kind: ranks.gathered(state[None].to(ranks.device())).cpu() for kind, state in own.items()}
+    return {f"{kind}.{rank}": state for kind, states in every.items() for rank, state in enumerate(states)}
 
 
 def _restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+    """Where as many ranks go on as there were; another number begins anew from its seeds."""
+    alone, count = ranks.count() == 1, sum(name.startswith("cpu") for name in states)
+    if count != ranks.count() or ("cpu" in states) != alone:
+        return
+    suffix = "" if alone else f".{ranks.own()}"
+    torch.set_rng_state(states["cpu" + suffix])
+    if device.type == "cuda" and "cuda" + suffix in states:
+        torch.cuda.set_rng_state(states["cuda" + suffix], device)
 
 
 def _differences(there: Any, here: Any, path: str = "") -> list[str]:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recsys_embed import ranks
 from recsys_embed.config import TrainingConfig
-from recsys_embed.errors import DivergedError
+from recsys_embed.errors import ConfigError, DivergedError
 from recsys_embed.files import only_writer
 from recsys_embed.recommender import Recommender
 from recsys_embed.stages import Step
@@ -91,11 +92,12 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; says where the state is.
     """
     device = device_of(config.device)
+    _check_ranks(model)
     feed = Feed(dataset, config.batch_size, config.seed, device)
     validation = Validation(dataset, config.batch_size)
     model.to(device)
     with contextlib.ExitStack() as stack:
-        if checkpoints is not None:
+        if checkpoints is not None and ranks.own() == 0:
             stack.enter_context(only_writer(checkpoints))
         stack.enter_context(_settings(config, device))
         identity = {
@@ -106,7 +108,7 @@ def train(
         saved = None if checkpoints is None else Checkpoints(checkpoints, identity, config.keep_checkpoints)
         run = _Run(model, feed, validation, config, saved, {} if meta is None else meta)
         run.resume()
-        with interruptible(run.how_to_resume) as stop, bar(run.samples, shown=progress) as drawn:
+        with interruptible(run.how_to_resume) as stop, bar(run.samples, shown=progress and ranks.own() == 0) as drawn:
             run.go(drawn, stop, on_epoch or (lambda line: None))
         return run.result()
 
@@ -145,7 +147,7 @@ class _Run:
                 line = self._epoch(drawn, stop)
                 if line is not None:
                     on_epoch(dict(line))
-                if stop:
+                if stop.agreed():
                     self._save_where_stopped()
                     return
             if stage.epochs is None:
@@ -177,14 +179,14 @@ class _Run:
         self._model.train()
         for what, batch in self._left_of_epoch():
             self._step(what, batch, drawn)
-            if stop:
+            if stop.agreed():
                 return None
             every = self._config.checkpoint_steps
             if every is not None and place.step % every == 0:
                 self._save()
         began = time.perf_counter()
         try:
-            judged = self._validation.judge(self._model, lambda: bool(stop))
+            judged = self._validation.judge(self._model, stop.agreed)
         except DivergedError as error:
             raise DivergedError(f"validation after epoch {place.epoch + 1}: {error}") from error
         if judged is None:
@@ -210,9 +212,9 @@ class _Run:
             yield what, batch
 
     def _step(self, what: Step, batch: Labelled, drawn: Bar) -> None:
-        place, samples, began = self._place, batch.label.shape[0], time.perf_counter()
+        place, began = self._place, time.perf_counter()
         try:
-            loss, objective = step(self._model, batch, self._optimizers, what)
+            loss, objective, samples = step(self._model, batch, self._optimizers, what)
         except DivergedError as error:
             raise located(error, self._model, batch, place.step + 1, self._told(what)) from error
         self._course.stepped(place, samples, loss.item())
@@ -267,12 +269,23 @@ class _Run:
         )
 
 
+def _check_ranks(model: Recommender) -> None:
+    """Refuse what would be trained differently on several ranks."""
+    for name, module in model.named_modules():
+        alone = isinstance(module, torch.nn.modules.batchnorm._BatchNorm | torch.nn.BatchNorm1d)
+        if ranks.count() > 1 and alone and not isinstance(module, torch.nn.SyncBatchNorm):
+            raise ConfigError(
+                f"{name!r} normalises over the samples of one rank: convert it with "
+                "torch.nn.SyncBatchNorm.convert_sync_batchnorm (CUDA only), or train in one process"
+            )
+
+
 @contextlib.contextmanager
 def _settings(config: TrainingConfig, device: torch.device) -> Iterator[None]:
     """Threads, determinism and torch's generators for a run; the caller's are put back."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed + ranks.own())  # ranks draw different dropout
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         if config.deterministic:

@@ -9,6 +9,7 @@ import pytest
 
 from recsys_embed.data.batches import Batch, Columns, batches
 from recsys_embed.features import Feature
+from recsys_embed.ranks import WHOLE, Share
 
 
 class Toy:
@@ -50,10 +51,10 @@ class Toy:
         return (np.arange(self.rows(split)) % 4).astype(np.int8)
 
     def batches(
-        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0
+        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
     ) -> Iterator[Batch]:
         self.touched.append(split)
-        yield from batches(self.split[split], batch_size, shuffle_seed, start)
+        yield from batches(self.split[split], batch_size, shuffle_seed, start, share)
 
 
 @pytest.fixture(scope="session")

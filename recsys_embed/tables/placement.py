@@ -3,7 +3,7 @@
 Shapes: n rows of a table, W width, R ranks.
 
 Rows are scattered before they are cut into blocks. Ids come ranked by falling frequency, so that contiguous blocks
-would send nearly all lookups to the first rank: 95 % of Zipf(1.05) lookups among a million rows to rank 0 of 2.
+would send nearly all lookups to the first rank: 97 % of Zipf(1.05) lookups among a million rows to rank 0 of 2.
 """
 
 from __future__ import annotations

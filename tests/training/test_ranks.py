@@ -1,0 +1,147 @@
+"""One training on 1, 2 and 3 ranks: the same model, the same scores, and checkpoints that any number can take up."""
+
+from __future__ import annotations
+
+import datetime
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recsys_embed import ConfigError, DivergedError, EmbeddingLayer
+from recsys_embed.config import DCNv2Config, OptimizerConfig, ShardingConfig, TrainingConfig
+from recsys_embed.data.batches import Columns, batches
+from recsys_embed.models import build_model
+from recsys_embed.ranks import Share
+from recsys_embed.recommender import Recommender
+from recsys_embed.training.trainer import predict, train
+from tests.training.conftest import Toy
+
+SGD = OptimizerConfig(tables="sgd", tables_lr=1.0, dense="sgd", dense_lr=0.1)
+CLIPPED = TrainingConfig(batch_size=50, epochs=2, patience=5, optimizer=SGD, clip_norm=0.5)
+ADAM = TrainingConfig(batch_size=64, epochs=2, patience=5)
+
+
+def model_of(decay: float = 0.0) -> Recommender:
+    sharding = ShardingConfig(placement={"user": "row_wise", "*": "data_parallel"}, replicate_below=0)
+    layer = EmbeddingLayer(Toy.features, 8, decay=decay, sharding=sharding)
+    torch.manual_seed(0)
+    return Recommender(layer, build_model(DCNv2Config(dim=8, hidden=(8,)), num_features=2, num_dense=1))
+
+
+def fit(config: TrainingConfig, rows: int, folder: Path | None = None) -> dict[str, Tensor]:
+    """The trained weights, the scores of the test rows, and the metrics."""
+    toy, model = Toy(rows=rows), model_of(decay=0.01)
+    result = train(model, toy, config, checkpoints=folder, progress=False)
+    told = [result.val["auc"], result.val["logloss"], *(line["train_loss"] for line in result.history)]
+    scores = predict(model, toy, "test", 16)
+    found = {**model.state_dict(), "told": torch.tensor(told), "scores": torch.tensor(scores)}
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def refusals(rank: int) -> dict[str, Tensor]:
+    """A NaN that one rank reads stops all of them; batch statistics of one rank are refused."""
+    toy, model = Toy(rows=400), model_of()
+    toy.split["train"].dense[0][7] = np.nan
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(DivergedError, match="the loss is nan"):
+        train(model, toy, CLIPPED.model_copy(update={"batch_size": 400}), progress=False)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    normal = model_of()
+    normal.interaction = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
+    with pytest.raises(ConfigError, match=r"'interaction.0' normalises over the samples of one rank"):
+        train(normal, Toy(rows=400), ADAM, progress=False)
+    return {}
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    """All cases on one rank."""
+    torch.set_num_threads(1)
+    where = Path(folder)
+    wait = datetime.timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{where}/init", rank=rank, world_size=world, timeout=wait)
+    cases: dict[str, Callable[[], dict[str, Tensor]]] = {
+        "clipped": lambda: fit(CLIPPED, 404),
+        "adam": lambda: fit(ADAM, 404),
+        "few": lambda: fit(CLIPPED.model_copy(update={"batch_size": 201}), 404),
+        "resumed": lambda: fit(CLIPPED, 404, where / "checkpoints"),
+        "refusals": lambda: refusals(rank),
+    }
+    try:
+        for name, case in cases.items():
+            save_file(case(), where / f"{name}-{rank}.safetensors")
+    except Exception:
+        (where / f"{rank}.error").write_text(traceback.format_exc())
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder of a world; it finds checkpoints that one process stopped at after an epoch."""
+    pytest.importorskip("torchrec", reason="tables on several ranks need TorchRec")
+    folders: dict[int, Path] = {}
+
+    def of(world: int) -> Path:
+        if world not in folders:
+            folder = tmp_path_factory.mktemp(f"world{world}")
+
+            def stop(line: dict[str, Any]) -> None:
+                raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                train(
+                    model_of(decay=0.01), Toy(rows=404), CLIPPED, checkpoints=folder / "checkpoints", progress=False,
+                    on_epoch=stop,
+                )  # fmt: skip
+            torch.multiprocessing.spawn(work, (world, str(folder)), nprocs=world)
+            folders[world] = folder
+        for error in folders[world].glob("*.error"):
+            pytest.fail(error.read_text())
+        return folders[world]
+
+    return of
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("name", ["clipped", "adam", "few", "resumed"])
+def test_ranks_train_the_model_of_one_process(results: Callable[[int], Path], name: str, world: int):
+    # 404 training and 101 test rows: last batches are uneven, and 4 rows over 3 ranks leave nobody out, 1 row does.
+    config = {"adam": ADAM, "few": CLIPPED.model_copy(update={"batch_size": 201})}.get(name, CLIPPED)
+    expected = fit(config, 404)
+    for rank in range(world):
+        found = load_file(results(world) / f"{name}-{rank}.safetensors")
+        assert found["scores"].shape == (101,)
+        for key, tensor in expected.items():
+            torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_one_ranks_trouble_is_everybodys(results: Callable[[int], Path]):
+    assert (results(2) / "refusals-1.safetensors").exists()
+
+
+@pytest.mark.parametrize(("size", "count"), [(101, 3), (2, 3), (0, 2), (64, 4)])
+def test_shares_are_a_division(size: int, count: int):
+    pieces = [Share(place, count).of(size) for place in range(count)]
+    assert [n for first, last in pieces for n in range(first, last)] == list(range(size))
+    assert max(last - first for first, last in pieces) - min(last - first for first, last in pieces) <= 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 500])
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_each_rank_reads_its_piece_of_every_batch(batch_size: int, count: int):
+    rows = np.arange(101)
+    columns = Columns((rows.astype(np.int32),), (), rows.astype(np.float32))
+    whole = [batch.label for batch in batches(columns, batch_size, 5)]
+    shares = [list(batches(columns, batch_size, 5, share=Share(place, count))) for place in range(count)]
+    assert all(len(share) == len(whole) for share in shares)
+    for number, batch in enumerate(whole):
+        assert torch.equal(torch.cat([share[number].label for share in shares]), batch)
+        assert torch.equal(torch.cat([share[number].ids.values[0] for share in shares]), batch.int())

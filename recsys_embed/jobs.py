@@ -163,7 +163,7 @@ def _planned(config: Config, dataset: EncodedDataset, world_size: int) -> Shardi
     fitted = sized(config, dataset.features)
     strategies = list(fitted.strategies)
     _, groups = lay_out(strategies, dataset.features, decay=bool(config.embedding.decay))
-    specs = [spec for strategy in strategies for spec in strategy.tables()]
+    specs = [spec for strategy in strategies for spec in strategy.stored_tables()]
     rule = UpdateRule(config.training.optimizer.tables)
     device = torch.device(config.training.device).type
     placements, _ = place(specs, groups, config.sharding, rule, world_size=world_size, device_type=device)

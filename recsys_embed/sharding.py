@@ -219,7 +219,7 @@ def describe(
                 "table": spec.name,
                 "rows": spec.rows,
                 "width": spec.width,
-                "dtype": "float32",
+                "dtype": spec.storage.dtype,
                 "placement": placement.kind,
                 "ranks": ",".join(map(str, placement.ranks)) if placement.shards else "all",
                 "bytes_per_rank": max(placement.bytes_on(rank, rule) for rank in range(world_size)),

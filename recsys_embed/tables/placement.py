@@ -101,7 +101,7 @@ class Placement:
         """Bytes of rows and optimizer state on one rank."""
         spec = self.spec
         if self.kind == "data_parallel":
-            return 4 * spec.rows * (spec.width + (rule.state_width(spec.width) if rule else 0))
+            return spec.bytes + 4 * spec.rows * (rule.state_width(spec.width) if rule else 0)
         return sum(
             4 * shard.rows * (shard.columns + (rule.state_width(shard.columns) if rule else 0))
             for shard in self.shards
@@ -189,7 +189,7 @@ def kinds_of(
         if wanted == "data_parallel":
             found[spec.name] = ("data_parallel",)
         elif wanted == "auto":
-            small = 4 * spec.rows * spec.width < replicate_below
+            small = spec.bytes < replicate_below
             found[spec.name] = ("data_parallel",) if small or why else _choices(spec, world_size, rule)
         else:
             if why:
@@ -219,6 +219,8 @@ def _unshardable(spec: TableSpec) -> str | None:
     """Why a table can only be held whole by every rank."""
     if spec.width > WIDEST:
         return f"FBGEMM returns wrong rows above width {WIDEST}, got {spec.width}"
+    if spec.storage.dtype != "fp32":
+        return f"TorchRec's kernels update no rows stored as {spec.storage.dtype}"
     if spec.width == 1:
         return "a row of one float would take the memory of four"
     return None

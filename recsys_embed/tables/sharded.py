@@ -112,6 +112,7 @@ class ShardedTables(Tables):
             read.backward(gradient * ranks.count() if get_gradient_division() else gradient)
         if side.whole:
             asked = _select(request, side.whole, len(self.groups[group].lanes))
+            self._replicas[0].steps = self.steps
             self._replicas[0].update(side.place, asked, None, gradient[:, side.whole])
 
     # --- rows by name: logical rows, on every rank ----------------------------------------------------------
@@ -120,8 +121,16 @@ class ShardedTables(Tables):
         """A copy, gathered from all ranks."""
         return self._gathered(name, 0, self.specs[name].width)
 
+    def stored(self, name: str) -> Tensor:
+        """As it is held where it is whole on every rank, else gathered."""
+        whole = self._placements[name].kind == "data_parallel"
+        return self._replicas[0].stored(name) if whole else self.get(name)
+
     def put(self, name: str, weights: Tensor) -> None:
         """Copied to wherever the rows lie."""
+        if self._placements[name].kind == "data_parallel":
+            self._replicas[0].put(name, weights)
+            return
         with torch.no_grad():
             self._put(name, 0, weights)
 
@@ -181,10 +190,9 @@ class ShardedTables(Tables):
     def _put_rows(self, name: str, rows: Tensor, weights: Tensor | None, state: Tensor | None) -> None:
         if self._placements[name].kind == "data_parallel":
             there = self._replicas[0]
-            if weights is not None:
-                there.get(name).detach()[rows] = weights.to(self._device)
-            if state is not None:
-                there.get_state(name)[rows] = state.to(self._device)
+            now = there.get_rows(name, rows)
+            weights = now.weights if weights is None else weights.to(self._device)
+            there.put_rows(name, rows, Rows(weights, now.state if state is None else state.to(self._device)))
             return
         width, place = self.specs[name].width, self._place(name, rows)
         wide = padded(width)

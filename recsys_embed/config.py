@@ -183,10 +183,12 @@ class ShardingConfig(Node):
 
     @field_validator("replicate_below", "device_memory")
     @classmethod
-    def _sizes(cls, value: int | str | None) -> int | None:
+    def _sizes(cls, value: int | str | None) -> int | str | None:
         from recsys_embed.budget import size_in_bytes
 
-        return None if value is None else size_in_bytes(value)
+        if value is not None:
+            size_in_bytes(value)
+        return value
 
 
 # --- data ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Files that say themselves when they have changed, for formats without a checksum of their own.
 
-Beside ``results.csv`` lies ``results.csv.xxh3``, the checksum of its bytes. A file without a seal is a user's own and
-is taken as it is.
+Beside ``results.csv`` lies ``results.csv.xxh3``, the checksum of its bytes. A file without a seal is a user's own. One
+that has changed since may be damaged, or edited on purpose: whoever reads it says so, and goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import xxhash
 
-from recsys_embed.errors import CheckpointError
 from recsys_embed.files import atomic_write
 
 SUFFIX = ".xxh3"
@@ -32,11 +31,10 @@ def write_sealed(path: str | Path, text: str) -> None:
     _write_seal(target, seals[:1])
 
 
-def read_sealed(path: str | Path) -> bytes:
-    """The bytes of a file, checked where it has a seal.
+def intact(path: str | Path) -> bool:
+    """Whether a file is as it was written; also where it has no seal.
 
     Raises:
-        CheckpointError: the file or its seal has changed since it was written.
         OSError: the file cannot be read.
     """
     target = Path(path)
@@ -44,13 +42,8 @@ def read_sealed(path: str | Path) -> bytes:
     try:
         seals = _seal(target).read_bytes().split()
     except FileNotFoundError:
-        return data
-    if _checksum(data).encode() not in seals:
-        raise CheckpointError(
-            f"{target}: its contents have changed since it was written; if they are right, remove {_seal(target).name}",
-            file=str(target),
-        )
-    return data
+        return True
+    return _checksum(data).encode() in seals
 
 
 def _seal(path: Path) -> Path:

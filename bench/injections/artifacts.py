@@ -36,7 +36,7 @@ from recsys_embed.report.results import (
     write_predictions,
     write_results,
 )
-from recsys_embed.seals import SUFFIX
+from recsys_embed.seals import SUFFIX, intact
 from recsys_embed.training import checkpoints
 
 
@@ -110,6 +110,8 @@ def _results(folder: Path, turn: int, rows: int) -> Artifact:
     write_results(path, [result_row(n, turn) for n in range(max(1, rows // 100))])
 
     def read() -> str:
+        if not intact(path):  # what a reader is warned of
+            raise CheckpointError("has changed since it was written", file=str(path))
         return digest({"rows": read_results(path).astype(object).to_numpy().tolist()})
 
     return Artifact("results.csv", path, (path, path.with_name(path.name + SUFFIX)), read)

@@ -23,7 +23,13 @@ def layer(strategy: str, features: Sequence[Feature], *, dim: int = 8, **options
     given: dict[str, Any] = {"strategy": STRATEGIES[strategy](name=strategy), "exact": (), **options}
     for budget in BUDGETS[:-1]:
         try:
-            return EmbeddingLayer(counted, dim, **{"budget": budget, **given})
+            return _begun(EmbeddingLayer(counted, dim, **{"budget": budget, **given}))
         except BudgetError:
             continue
-    return EmbeddingLayer(counted, dim, **given)
+    return _begun(EmbeddingLayer(counted, dim, **given))
+
+
+def _begun(emb: EmbeddingLayer) -> EmbeddingLayer:
+    """In its first stage, as a trainer would have it."""
+    emb.begin_stage(emb.stages[0].name)
+    return emb

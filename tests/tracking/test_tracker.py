@@ -44,7 +44,7 @@ def test_a_report_is_a_run_with_a_nested_run_per_training(job: Any, tmp_path: Pa
     assert child.data.tags["mlflow.parentRunId"] == tracker.run_id
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert child.data.params["embedding.budget"] == "0.5"
-    assert child.data.params["embedding.strategy"] == '{"user*": {"name": "hash"}}'
+    assert '"user*": {"name": "hash"' in child.data.params["embedding.strategy"]
     assert "version.torch" in parent.data.tags
     # Finite numbers only; the curve and the final value do not overwrite each other.
     assert child.data.metrics["test_auc"] == 0.71

@@ -33,7 +33,6 @@ class Staged(Full):
         self.alpha = nn.Parameter(torch.ones(dim))
         self.shift = nn.Parameter(torch.zeros(dim))  # small, without an optimizer of its own
         self.register_buffer("kept", torch.ones(dim))
-        self.register_buffer("maintained", torch.zeros(1, dtype=torch.int64))
 
     def combine(self, rows: Mapping[str, Tensor], lookup: Lookup) -> Tensor:
         return super().combine(rows, lookup) * self.alpha * self.kept + self.shift
@@ -48,15 +47,25 @@ class Staged(Full):
     def normalise(self, name: str, gradient: Tensor) -> Tensor:
         return gradient / (gradient.abs().mean() + 1e-8)
 
-    def maintain(self, tables: TableAccess) -> None:
-        self.maintained += 1
-
     def finish(self, stage: str, tables: TableAccess) -> None:
         if stage == "search":
             self.kept.copy_(self.alpha.detach() > self.alpha.detach().median())
             rows = torch.arange(3)
             found = tables.get_rows("user", rows)
             tables.put_rows("user", rows, Rows(found.weights * 0.5 + torch.rand(1), found.state))
+
+
+class Maintained(Staged):
+    """The same, counting its maintenance, which only a tables optimizer allows."""
+
+    maintain_every = 4
+
+    def __init__(self, features: Sequence[Feature], dim: int) -> None:
+        super().__init__(features, dim)
+        self.register_buffer("maintained", torch.zeros(1, dtype=torch.int64))
+
+    def maintain(self, tables: TableAccess) -> None:
+        self.maintained += 1
 
 
 def settings(tables: str = "rowwise_adagrad", **training: Any) -> Config:
@@ -106,11 +115,11 @@ def record(monkeypatch: Any) -> Record:
     """Let every step of the trainer tell the record its loss and samples."""
     kept, plain = Record(), trainer.step
 
-    def told(model: Recommender, batch: Any, optimizers: Any, what: Step) -> tuple[Tensor, float]:
-        loss, value = plain(model, batch, optimizers, what)
+    def told(model: Recommender, batch: Any, optimizers: Any, what: Step) -> tuple[Tensor, float, int]:
+        loss, value, samples = plain(model, batch, optimizers, what)
         kept.losses += [loss.item(), value]
         kept.samples += [(what.split, number) for number in batch.dense[:, 0].tolist()]
-        return loss, value
+        return loss, value, samples
 
     monkeypatch.setattr(trainer, "step", told)
     return kept

@@ -22,6 +22,7 @@ from recsys_embed.training import trainer
 from recsys_embed.training.checkpoints import newest
 from recsys_embed.training.interrupt import Interrupted, interruptible
 from tests.training.staged import (
+    Maintained,
     Record,
     Staged,
     build,
@@ -63,8 +64,8 @@ def stops(staged: bool) -> list[int]:
 def test_stopped_at_any_step(
     data: Any, tables: str, staged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if tables != "adam":  # plain parameters have no maintenance
-        monkeypatch.setattr(Staged, "maintain_every", 4)
+    if staged and tables != "adam":  # plain parameters have no maintenance
+        monkeypatch.setattr("recsys_embed.budget.Full", Maintained)
     config = settings(tables)
     kept = record(monkeypatch)
     straight, expected = fit(config, data)

@@ -23,13 +23,13 @@ import xxhash
 
 from recsys_embed.config import Config, StrategyNode
 from recsys_embed.data import EncodedDataset
-from recsys_embed.errors import BudgetError, CheckpointError, DivergedError
+from recsys_embed.errors import BudgetError, DivergedError
 from recsys_embed.files import atomic_write
 from recsys_embed.ledger import with_vocabularies
 from recsys_embed.provenance import code_digest, peak_rss_bytes, reset_peak_rss, versions
 from recsys_embed.recommender import Recommender, build_recommender
 from recsys_embed.report.results import COLUMNS, predictions_path, write_predictions
-from recsys_embed.seals import read_sealed, write_sealed
+from recsys_embed.seals import intact, write_sealed
 from recsys_embed.training.metrics import evaluate
 from recsys_embed.training.trainer import TrainResult, predict, train
 
@@ -230,10 +230,13 @@ def save_document(out: Path, document: Mapping[str, Any]) -> None:
 def finished(cell: Cell, dataset: EncodedDataset, out: Path) -> dict[str, Any] | None:
     """The document of a run that need not be done again: it ended well, or cannot."""
     run = cell.digest(dataset.fingerprint)
+    path = out / RUNS / run / RESULT
     try:
-        document: dict[str, Any] = json.loads(read_sealed(out / RUNS / run / RESULT))
+        if not intact(path):
+            return None
+        document: dict[str, Any] = json.loads(path.read_bytes())
         status = document["row"]["status"]
-    except (CheckpointError, OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     if status == "infeasible" or (status == "ok" and predictions_path(out, run).exists()):
         document["row"]["reused"] = True

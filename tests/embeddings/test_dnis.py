@@ -22,6 +22,7 @@ from recsys_embed.embeddings.dnis import Dnis
 from recsys_embed.embeddings.largest import keep_largest
 from recsys_embed.embeddings.packed import PackedRows
 from recsys_embed.features import Ids, resolve
+from recsys_embed.ranks import WHOLE, Share
 from recsys_embed.recommender import Recommender
 from recsys_embed.stages import TABLES, Step
 from recsys_embed.testing import BAGS, FEATURES, StrategyContract, draw_ids
@@ -257,9 +258,9 @@ class Ranked:
         return np.zeros(self.rows(split), np.int8)
 
     def batches(
-        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0
+        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
     ) -> Iterator[Batch]:
-        return batches(self.split[split], batch_size, shuffle_seed, start)
+        return batches(self.split[split], batch_size, shuffle_seed, start, share)
 
 
 class Products(nn.Module):

@@ -42,6 +42,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no row {unknown[0]!r}; there are {', '.join(ROWS)}")
     scale = QUICK if args.quick else FULL
+    logging.getLogger("recsys_embed").setLevel(logging.ERROR)
     file = args.json or Path("build") / f"faults-{scale.name}.json"
     results = run(rows, scale, file)
     print(table({row: results["rows"][row] for row in rows}))
@@ -53,7 +54,6 @@ def run(rows: list[str], scale: Scale, file: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    logging.getLogger("recsys_embed").setLevel(logging.ERROR)
     results = begun(scale, file)
     for row in rows:
         if results["rows"].get(row, {}).get("status") == "passed":

@@ -10,6 +10,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def _vector(strategy: Strategy, tables: dict[str, Tensor], place: int, value: in
             for home, number in zip(homes[place], numbers, strict=True)
         ]
         rows[name] = torch.stack(parts)
-    return strategy.combine(rows, lookup)
+    aux = {name: integers[0, place] for name, integers in lookup.aux.items()}
+    return strategy.combine(rows, replace(lookup, aux=aux))
 
 
 # --- parsers -------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What every test gets: reproducible examples, one thread, and the real data where it is there."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -8,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+# A background shell starts its commands with Ctrl-C ignored, and their children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Derandomised, so that a failure in one run is a failure in all; no deadline, since a shared machine stalls at times.
 hypothesis.settings.register_profile("repo", deadline=None, derandomize=True, max_examples=50)

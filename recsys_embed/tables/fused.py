@@ -1,9 +1,8 @@
 """The fused back end: FBGEMM's table-batched embeddings, one operator per width, update fused into its backward.
 
-FBGEMM stores rows padded to a multiple of four floats. Its row-wise Adagrad averages over the padded width, which
-would move rows of width 30 by 3.3 % too far; the learning rate and eps are corrected, so that the update is the
-logical one. On CPU it ignores weight decay, max norm and stochastic rounding silently and has no Adam: none of them can
-be asked for here, and tables in fewer bits than fp32 are refused.
+What padding asks for is in :mod:`recsys_embed.tables.fbgemm`. On CPU FBGEMM ignores weight decay, max norm and
+stochastic rounding silently and has no Adam: none of them can be asked for here, and tables in fewer bits than fp32 are
+refused.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ from torch import Tensor
 
 from recsys_embed.doctor import check_stack
 from recsys_embed.embeddings.base import Rows, TableSpec
-from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
 from recsys_embed.storage import FP32
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
-
-MULTIPLE = 4
+from recsys_embed.tables.fbgemm import MULTIPLE, correction, optimizer_of, padded, refuse_to_move, too_wide
 
 PADDING = 2
 """Where padding would multiply the weights by more than this, ``auto`` leaves them to the reference back end."""
@@ -45,7 +42,6 @@ class FusedTables(Tables):
 
     def _operator(self, place: int, group: Group, device: torch.device) -> Any:
         check_stack()
-        from fbgemm_gpu.split_embedding_configs import EmbOptimType
         from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
             BoundsCheckMode,
             EmbeddingLocation,
@@ -73,12 +69,8 @@ class FusedTables(Tables):
         return SplitTableBatchedEmbeddingBagsCodegen(
             [(self.specs[name].rows, width, location, compute) for name in names],
             feature_table_map=[names.index(group.lanes[lane]) for lane in order],
-            optimizer={
-                "sgd": EmbOptimType.EXACT_SGD,
-                "adagrad": EmbOptimType.EXACT_ADAGRAD,
-                "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-            }[self.rule.name],
-            eps=self.rule.eps * self._correction(group.width),
+            optimizer=optimizer_of(self.rule),
+            eps=self.rule.eps * correction(self.rule, group.width),
             pooling_mode=PoolingMode.SUM,
             # Ids are checked, and their feature named, before they come here.
             bounds_check_mode=BoundsCheckMode.NONE if cpu else BoundsCheckMode.FATAL,
@@ -104,9 +96,10 @@ class FusedTables(Tables):
 
     def set_lr(self, lr: float) -> None:
         """An operator takes the rate when it reads, and keeps it for that read's backward."""
+        assert self.rule is not None
         if lr != self._lr:
             for operator, group in zip(self._operators, self.groups, strict=True):
-                operator.set_learning_rate(lr * self._correction(group.width))
+                operator.set_learning_rate(lr * correction(self.rule, group.width))
             self._lr = lr
 
     def update(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
@@ -171,15 +164,10 @@ class FusedTables(Tables):
 
     def padded_width(self, width: int) -> int:
         """The next multiple of four."""
-        return _padded(width)
+        return padded(width)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FusedTables:
-        there = self._weights[0][0].detach()[:0]
-        moved = fn(there)
-        if (moved.device, moved.dtype) != (there.device, there.dtype):
-            raise ConfigError(
-                f"fused tables stay on {there.device} in {there.dtype}: move the layer before optimizer() is called"
-            )
+        refuse_to_move("fused", fn, self.device)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -187,10 +175,6 @@ class FusedTables(Tables):
         place, table = self._homes[name]
         momentum: Tensor = self._operators[place].split_optimizer_states()[table][0]
         return momentum.detach()
-
-    def _correction(self, width: int) -> float:
-        assert self.rule is not None
-        return math.sqrt(width / self.padded_width(width)) if self.rule.name == "rowwise_adagrad" else 1.0
 
 
 def refusal(device: torch.device, groups: Sequence[Group], specs: Iterable[TableSpec]) -> str | None:
@@ -204,10 +188,7 @@ def refusal(device: torch.device, groups: Sequence[Group], specs: Iterable[Table
     for spec in specs:
         if spec.storage != FP32:
             return f"table {spec.name!r} is stored as {spec.storage.dtype}, and it trains fp32 alone"
-    wide = max(group.width for group in groups)
-    if wide > 1024:
-        return f"FBGEMM returns wrong rows above width 1024, got {wide}"
-    return None
+    return too_wide(max(group.width for group in groups))
 
 
 def extravagance(specs: Iterable[TableSpec]) -> str | None:
@@ -218,11 +199,7 @@ def extravagance(specs: Iterable[TableSpec]) -> str | None:
     """
     specs = list(specs)
     weights = sum(spec.rows * spec.width for spec in specs)
-    padded = sum(spec.rows * _padded(spec.width) for spec in specs)
-    if padded > PADDING * weights:
-        return f"FBGEMM pads rows to {MULTIPLE} floats, and would store {padded} weights instead of {weights}"
+    stored = sum(spec.rows * padded(spec.width) for spec in specs)
+    if stored > PADDING * weights:
+        return f"FBGEMM pads rows to {MULTIPLE} floats, and would store {stored} weights instead of {weights}"
     return None
-
-
-def _padded(width: int) -> int:
-    return -(-width // MULTIPLE) * MULTIPLE

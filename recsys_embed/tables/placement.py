@@ -21,14 +21,9 @@ from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.errors import ConfigError
 from recsys_embed.hashing import MAX_ROWS, seed_of
 from recsys_embed.tables.base import UpdateRule
+from recsys_embed.tables.fbgemm import padded, too_wide
 
 Kind = Literal["table_wise", "row_wise", "column_wise", "data_parallel"]
-
-MULTIPLE = 4
-"""FBGEMM stores rows, and pieces of rows, in multiples of this many floats."""
-
-WIDEST = 1024
-"""FBGEMM returns wrong rows above this width."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -107,11 +102,6 @@ class Placement:
             for shard in self.shards
             if shard.rank == rank
         )
-
-
-def padded(width: int) -> int:
-    """Floats a sharded row of this width takes."""
-    return -(-width // MULTIPLE) * MULTIPLE
 
 
 def table_wise(spec: TableSpec, rank: int) -> Placement:
@@ -217,8 +207,8 @@ def _choices(spec: TableSpec, world_size: int, rule: UpdateRule) -> tuple[Kind, 
 
 def _unshardable(spec: TableSpec) -> str | None:
     """Why a table can only be held whole by every rank."""
-    if spec.width > WIDEST:
-        return f"FBGEMM returns wrong rows above width {WIDEST}, got {spec.width}"
+    if (why := too_wide(spec.width)) is not None:
+        return why
     if spec.storage.dtype != "fp32":
         return f"TorchRec's kernels update no rows stored as {spec.storage.dtype}"
     if spec.width == 1:

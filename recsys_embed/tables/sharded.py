@@ -39,7 +39,8 @@ from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
 from recsys_embed.tables.base import INIT_BLOCK, Group, Request, Tables, UpdateRule
-from recsys_embed.tables.placement import Kind, Placement, Scatter, Shard, column_wise, padded, row_wise, table_wise
+from recsys_embed.tables.fbgemm import correction, optimizer_of, padded, refuse_to_move
+from recsys_embed.tables.placement import Kind, Placement, Scatter, Shard, column_wise, row_wise, table_wise
 from recsys_embed.tables.reference import ReferenceTables
 
 
@@ -219,12 +220,7 @@ class ShardedTables(Tables):
         return padded(width) / width if self.rule.name == "rowwise_adagrad" else 1.0
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShardedTables:
-        there = torch.zeros(0, device=self._device)
-        moved = fn(there)
-        if (moved.device, moved.dtype) != (there.device, there.dtype):
-            raise ConfigError(
-                f"sharded tables stay on {there.device} in {there.dtype}: move the layer before optimizer() is called"
-            )
+        refuse_to_move("sharded", fn, self._device)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -281,7 +277,7 @@ class _Exchange:
         self._order: Tensor | None = None
         tables = lanes.tables
         placements = {name: tables._placements[name] for name in dict.fromkeys(self._names)}
-        self._correction = math.sqrt(self._width / self._wide) if rule.name == "rowwise_adagrad" else 1.0
+        self._correction = correction(rule, self._width)
         self._module = _sharded_module(placements, self._keys, self._names, rule, self._correction, device)
         scatters = [tables._scatters[name] for name in self._names]
         self._scattered = any(scatter is not None for scatter in scatters)
@@ -339,12 +335,11 @@ def _sharded_module(
     keys: Sequence[str],
     names: Sequence[str],
     rule: UpdateRule,
-    correction: float,
+    corrected: float,
     device: torch.device,
 ) -> Any:
     with _quiet():
         check_stack(sharded=True)
-        from fbgemm_gpu.split_embedding_configs import EmbOptimType
         from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding, ShardingEnv, ShardMetadata
 
         features = [[key for key, name in zip(keys, names, strict=True) if name == table] for table in placements]
@@ -362,13 +357,8 @@ def _sharded_module(
             )
             for number, placement in enumerate(placements.values())
         }
-        optimizer = {
-            "sgd": EmbOptimType.EXACT_SGD,
-            "adagrad": EmbOptimType.EXACT_ADAGRAD,
-            "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-        }[rule.name]
         # The first rate is replaced before the first read.
-        sharder = _sharder({"optimizer": optimizer, "learning_rate": 1.0, "eps": rule.eps * correction})
+        sharder = _sharder({"optimizer": optimizer_of(rule), "learning_rate": 1.0, "eps": rule.eps * corrected})
         specs = [placement.spec for placement in placements.values()]
         env = ShardingEnv.from_process_group(torch.distributed.group.WORLD)
         return sharder.shard(_collection(specs, features), where, env, device)

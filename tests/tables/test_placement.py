@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from recsys_embed import ConfigError
 from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.tables.base import UpdateRule
-from recsys_embed.tables.placement import Scatter, column_wise, kinds_of, padded, row_wise, splits_by_row, table_wise
+from recsys_embed.tables.fbgemm import padded
+from recsys_embed.tables.placement import Scatter, column_wise, kinds_of, row_wise, splits_by_row, table_wise
 
 ROWWISE, ADAGRAD = UpdateRule("rowwise_adagrad"), UpdateRule("adagrad")
 

@@ -1,0 +1,67 @@
+"""What FBGEMM's kernels ask of whoever calls them, by the fused back end and by TorchRec alike.
+
+Rows are padded to a multiple of four floats. Row-wise Adagrad averages over the padded width, which would move rows of
+width 30 by 3.3 % too far: rate and eps are corrected, so that the update is the logical one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys_embed.errors import ConfigError
+from recsys_embed.tables.base import UpdateRule
+
+MULTIPLE = 4
+"""Rows, and pieces of rows, are stored in multiples of this many floats."""
+
+WIDEST = 1024
+"""Rows wider than this come back wrong."""
+
+
+def padded(width: int) -> int:
+    """Floats that a row of this width takes.
+
+    >>> padded(30), padded(32)
+    (32, 32)
+    """
+    return -(-width // MULTIPLE) * MULTIPLE
+
+
+def too_wide(width: int) -> str | None:
+    """Why rows of this width cannot be held, or None."""
+    return f"FBGEMM returns wrong rows above width {WIDEST}, got {width}" if width > WIDEST else None
+
+
+def correction(rule: UpdateRule, width: int) -> float:
+    """What learning rate and eps are multiplied by."""
+    return math.sqrt(width / padded(width)) if rule.name == "rowwise_adagrad" else 1.0
+
+
+def optimizer_of(rule: UpdateRule) -> Any:
+    """The ``EmbOptimType`` of a rule."""
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+
+    return {
+        "sgd": EmbOptimType.EXACT_SGD,
+        "adagrad": EmbOptimType.EXACT_ADAGRAD,
+        "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+    }[rule.name]
+
+
+def refuse_to_move(kind: str, fn: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    """Kernels stay where they were made: refuse a move of their module to another device or type.
+
+    Raises:
+        ConfigError: ``fn`` would move them.
+    """
+    there = torch.zeros(0, device=device)
+    moved = fn(there)
+    if (moved.device, moved.dtype) != (there.device, there.dtype):
+        raise ConfigError(
+            f"{kind} tables stay on {there.device} in {there.dtype}: move the layer before optimizer() is called"
+        )

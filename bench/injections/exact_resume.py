@@ -54,6 +54,6 @@ def inject(scale: Scale, folder: Path) -> Tally:
             tally.breach(f"{place}: another run ({len(seen)} batches; the first that differs: {same})")
         else:
             tally.recovered += 2
-    tally.gaps.append("on two ranks: training on several ranks is not built")
+    tally.gaps.append("on two ranks: no run on several ranks is stopped here yet")
     tally.notes.append("batches are read in the process that trains: there are no loader workers to lose")
     return tally

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -35,7 +34,6 @@ from recsys_embed.files import atomic_folder, atomic_path, verify_manifest, writ
 from recsys_embed.recommender import Recommender, build_recommender
 
 CONFIG, WEIGHTS, ENCODER = "config.toml", "model.safetensors", "encoder"
-EMBEDDING = "embedding."  # the prefix of the layer in a recommender's state dict
 CHUNK_ROWS = 65_536
 
 
@@ -47,11 +45,8 @@ def export(model: Recommender, config: Config, encoder: Encoder, out: str | Path
     """
     with atomic_folder(out) as folder:
         (folder / CONFIG).write_text(config.to_toml(), encoding="utf-8")
-        embedding = {f"{EMBEDDING}{name}": tensor for name, tensor in model.embedding.shipped_state().items()}
-        rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(EMBEDDING)}
-        state = rest | embedding
         # Copies, since a tensor may be a view into one store that several tables share.
-        tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.shipped_state().items()}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
         encoder.save(folder / ENCODER)
         write_manifest(folder)
@@ -105,12 +100,8 @@ def load(model_dir: str | Path) -> Predictor:
     config = parse_config(_portable(tree), source=str(folder / CONFIG))
     encoder = Encoder.load(folder / ENCODER)
     model = build_recommender(config, encoder.features, len(encoder.dense))
-    model.embedding.as_shipped()
-    fresh = model.state_dict()
-    shipped = model.embedding.shipped_state()
-    unshipped = {name for name in fresh if name.removeprefix(EMBEDDING) not in shipped and name.startswith(EMBEDDING)}
     try:
-        model.load_state_dict({**{name: fresh[name] for name in unshipped}, **tensors})
+        model.load_shipped(tensors)
     except RuntimeError as error:
         name = str(folder / WEIGHTS)
         raise CheckpointError(f"{name}: does not fit the config beside it: {error}", file=name) from error
@@ -118,9 +109,9 @@ def load(model_dir: str | Path) -> Predictor:
 
 
 def _portable(tree: dict[str, Any]) -> dict[str, Any]:
-    """The config for a machine that only predicts: a back end chosen by name may not be installed there."""
+    """The config to predict by: back ends chosen by name are for training, and may not be installed here."""
     embedding = tree.get("embedding", {})
-    if embedding.get("backend") == "fused" and importlib.util.find_spec("fbgemm_gpu") is None:
+    if embedding.get("backend", "auto") != "auto":
         embedding["backend"] = "reference"
     return tree
 

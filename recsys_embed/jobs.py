@@ -14,17 +14,16 @@ import pandas as pd
 import torch
 
 from recsys_embed import ranks
-from recsys_embed.budget import size_in_bytes
 from recsys_embed.config import Config, TrackingConfig
 from recsys_embed.data import EncodedDataset
 from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.export import export
 from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
-from recsys_embed.lanes import lay_out
+from recsys_embed.lanes import lay_out, specs_of
 from recsys_embed.report.run import Cell, Trained, train_and_measure
 from recsys_embed.report.study import DATA, check_names, check_sizes, exit_code, expand, prepare_into, run_study, sized
-from recsys_embed.sharding import ShardingReport, describe, place
+from recsys_embed.sharding import ShardingReport, describe, memory_of, place
 from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tracking import Tracker
 
@@ -163,15 +162,9 @@ def _planned(config: Config, dataset: EncodedDataset, world_size: int) -> Shardi
     fitted = sized(config, dataset.features)
     strategies = list(fitted.strategies)
     _, groups = lay_out(strategies, dataset.features, decay=bool(config.embedding.decay))
-    specs = [spec for strategy in strategies for spec in strategy.stored_tables()]
+    specs = specs_of(strategies)
     rule = UpdateRule(config.training.optimizer.tables)
     device = torch.device(config.training.device).type
     placements, _ = place(specs, groups, config.sharding, rule, world_size=world_size, device_type=device)
-    memory = config.sharding.device_memory
-    return describe(
-        placements,
-        strategies,
-        rule,
-        world_size=world_size,
-        device_memory=None if memory is None else size_in_bytes(memory),
-    )
+    memory = memory_of(config.sharding)
+    return describe(placements, strategies, rule, world_size=world_size, device_memory=memory)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recsys_embed.embeddings.base import Lookup, Strategy
+from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec
 from recsys_embed.features import Feature, offsets_of
 from recsys_embed.pooling import occurrence_weights, pool_occurrences
 from recsys_embed.tables.base import Group, Request
@@ -74,6 +74,11 @@ def lay_out(
         places_of = tuple(positions[feature.name] for feature in strategy.features)
         parts.append(Part(strategy, places_of, jagged, pooled, tuple(places)))
     return parts, [Group(tuple(lanes[key]), key[0]) for key in keys]
+
+
+def specs_of(strategies: Iterable[nn.Module]) -> list[TableSpec]:
+    """The tables of the strategies, as they are stored."""
+    return [spec for one in strategies if isinstance(one, Strategy) for spec in one.stored_tables()]
 
 
 def request_of(part: Part, lookup: Lookup, rows: Tensor) -> Request:

@@ -21,7 +21,7 @@ from recsys_embed.embeddings.base import Lookup, Strategy
 from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.features import Feature, Ids, resolve
 from recsys_embed.ids import as_ids
-from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of
+from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of, specs_of
 from recsys_embed.ledger import ledger
 from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage
 from recsys_embed.storage import FP32
@@ -101,7 +101,7 @@ class EmbeddingLayer(nn.Module):
         self.stages = self.plan.stages
         self._shipped: list[tuple[int, tuple[int, ...]]] = []  # which of them are shipped forms, of which features
         self._parts, groups = lay_out(self.strategies, self.features, decay=bool(decay))
-        specs = [spec for part in self._parts for spec in part.strategy.stored_tables()]
+        specs = specs_of(self.strategies)
         names = [spec.name for spec in specs]
         for name in names:
             if names.count(name) > 1:
@@ -317,16 +317,22 @@ class EmbeddingLayer(nn.Module):
         Raises:
             ConfigError: a strategy is not trained so far that it could be shipped.
         """
-        state = dict(self.state_dict())
+        dropped = set(self.training_only)
+        forms: dict[str, Tensor] = {}
         for place, strategy in self._own_strategies():
             form = strategy.serve(self.tables)
-            for name in strategy.training_only if form is None else strategy.state_dict():
-                del state[f"strategies.{place}.{name}"]
             if form is not None:
-                for spec in strategy.tables():
-                    del state[f"tables.{spec.name}"]
-                state |= {f"strategies.{place}.{name}": tensor for name, tensor in form.state_dict().items()}
-        return state
+                dropped |= {f"strategies.{place}.{name}" for name in strategy.state_dict()}
+                dropped |= {f"tables.{spec.name}" for spec in strategy.tables()}
+                forms |= {f"strategies.{place}.{name}": tensor for name, tensor in form.state_dict().items()}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in dropped} | forms
+
+    @property
+    def training_only(self) -> frozenset[str]:
+        """Names of the state dict that only training needs."""
+        return frozenset(
+            f"strategies.{place}.{name}" for place, one in self._own_strategies() for name in one.training_only
+        )
 
     def as_shipped(self) -> EmbeddingLayer:
         """:meth:`freeze`, and put an empty shipped form in the place of each strategy that has one, to load
@@ -340,8 +346,7 @@ class EmbeddingLayer(nn.Module):
                 self._shipped.append((place, tuple(names.index(feature.name) for feature in strategy.features)))
         if self._shipped:
             self._parts, groups = lay_out([one for _, one in self._own_strategies()], self.features, decay=False)
-            specs = [spec for part in self._parts for spec in part.strategy.stored_tables()]
-            self.tables = ReferenceTables(specs, groups, self.seed)
+            self.tables = ReferenceTables(specs_of(self.strategies), groups, self.seed)
             self.tables.freeze()
         return self
 

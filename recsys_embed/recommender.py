@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -44,6 +44,22 @@ class Recommender(nn.Module):
         """Logits ``[B]``."""
         logits: Tensor = self.interaction(self.embedding(batch.ids), batch.dense)
         return logits
+
+    def shipped_state(self) -> dict[str, Tensor]:
+        """The state dict of what is shipped; see :meth:`EmbeddingLayer.shipped_state`."""
+        embedding = {f"embedding.{name}": tensor for name, tensor in self.embedding.shipped_state().items()}
+        return embedding | {f"interaction.{name}": tensor for name, tensor in self.interaction.state_dict().items()}
+
+    def load_shipped(self, state: Mapping[str, Tensor]) -> None:
+        """Hold what :meth:`shipped_state` gave, for reading only.
+
+        Raises:
+            RuntimeError: it is of another model.
+        """
+        self.embedding.as_shipped()
+        only = {f"embedding.{name}" for name in self.embedding.training_only}
+        unshipped = {name: tensor for name, tensor in self.state_dict().items() if name in only}
+        self.load_state_dict({**unshipped, **state})
 
 
 def build_recommender(config: Config, features: Sequence[Feature], num_dense: int) -> Recommender:

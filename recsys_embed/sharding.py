@@ -46,7 +46,7 @@ def sharded(source: ReferenceTables, config: ShardingConfig, rule: UpdateRule, d
     specs = list(source.specs.values())
     placements, fits = place(specs, source.groups, config, rule, world_size=ranks.count(), device_type=device.type)
     if not fits:
-        report = describe(placements, [], rule, world_size=ranks.count(), device_memory=_memory(config))
+        report = describe(placements, [], rule, world_size=ranks.count(), device_memory=memory_of(config))
         raise ConfigError("; ".join(report.trouble), path="sharding.device_memory")
     return ShardedTables(source, placements, rule, device)
 
@@ -77,7 +77,7 @@ def place(
         rule=rule,
     )
     lanes = [name for group in groups for name in group.lanes]
-    memory = _memory(config)
+    memory = memory_of(config)
     try:
         placements = plan_placements(
             specs, lanes, kinds, rule, world_size=world_size, device_type=device_type, device_memory=memory
@@ -88,7 +88,8 @@ def place(
     return placements, memory is None or most <= memory
 
 
-def _memory(config: ShardingConfig) -> int | None:
+def memory_of(config: ShardingConfig) -> int | None:
+    """Bytes that a rank may give; None for no limit."""
     return None if config.device_memory is None else size_in_bytes(config.device_memory)
 
 

@@ -177,15 +177,21 @@ def test_the_folder_works_elsewhere_without_the_optional_libraries(
     np.testing.assert_allclose(scores, trained[1].scores, atol=1e-6)
 
 
-def test_a_fused_model_is_loaded_without_fbgemm(
-    trained: tuple[Path, Trained], rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("backend", ["fused", "sharded"])
+def test_a_model_is_loaded_without_the_back_end_that_trained_it(
+    trained: tuple[Path, Trained],
+    rows: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
 ) -> None:
+    for name in ("fbgemm_gpu", "torchrec"):  # importing them fails
+        monkeypatch.setitem(sys.modules, name, None)
     folder = tmp_path / "model"
     shutil.copytree(trained[0], folder)
     config = folder / "config.toml"
-    config.write_text(config.read_text().replace('backend = "auto"', 'backend = "fused"'))
+    config.write_text(config.read_text().replace('backend = "auto"', f'backend = "{backend}"'))
     write_manifest(folder)
-    monkeypatch.setattr(export_module.importlib.util, "find_spec", lambda name: None)
     predictor = load(folder)
     assert predictor.config.embedding.backend == "reference"
     np.testing.assert_allclose(predictor.predict(rows), trained[1].scores, atol=1e-6)

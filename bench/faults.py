@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import sys
 import tempfile
 import time
@@ -94,13 +93,13 @@ def begun(scale: Scale, file: Path) -> dict[str, Any]:
 
     import torch
 
-    from recsys_embed.provenance import versions
+    from recsys_embed.provenance import processor, versions
 
     new: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "scale": scale.name,
         "code": code(),
-        "machine": {"cpu": cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": versions(),
         "rows": {},
     }
@@ -145,13 +144,6 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         if told:
             lines += ["", f"{title}:", *told]
     return "\n".join(lines)
-
-
-def cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

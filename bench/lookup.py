@@ -51,6 +51,8 @@ def run(*, features: int, rows: int, repeats: int) -> dict[str, Any]:
     import fbgemm_gpu
     import torch
 
+    from recsys_embed.provenance import processor
+
     cells = [
         measure(strategy, backend, features, rows, dim, 4096, repeats)
         for dim in (16, 64)
@@ -60,7 +62,7 @@ def run(*, features: int, rows: int, repeats: int) -> dict[str, Any]:
     ]
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "fbgemm": fbgemm_gpu.__version__},
         "allocator": ALLOCATOR,
         "note": "FBGEMM's CPU build runs on one thread.",
@@ -188,13 +190,6 @@ def table(result: dict[str, Any]) -> str:
             f"{cell['ratio']:8.2f}{cell['ratio_without_addressing']:14.2f}"
         )
     return "\n".join(lines)
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

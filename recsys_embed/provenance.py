@@ -47,6 +47,15 @@ def versions() -> dict[str, str]:
     return found | {"platform": platform.platform(), "cpus": str(os.cpu_count())}
 
 
+def processor() -> str:
+    """The processor's name, as well as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
 @cache
 def _version(distribution: str) -> str:
     try:

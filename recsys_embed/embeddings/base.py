@@ -272,6 +272,15 @@ def vocabularies(features: Sequence[Feature]) -> dict[str, int]:
     return dict(sorted({feature.vocab: feature.size for feature in features}.items()))
 
 
+def starts_of(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Where each begins when all lie one after another, in their order."""
+    starts, total = {}, 0
+    for name, size in sizes.items():
+        starts[name] = total
+        total += size
+    return starts
+
+
 def apportion(total: int, weights: Mapping[str, int], lowest: Mapping[str, int]) -> dict[str, int]:
     """Split ``total`` rows over vocabularies in proportion to ``weights``, at least ``lowest`` and at most weight each.
 

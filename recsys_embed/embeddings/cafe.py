@@ -20,7 +20,7 @@ from torch import Tensor
 
 from recsys_embed.config import CafeConfig
 from recsys_embed.embeddings import hot_sketch
-from recsys_embed.embeddings.base import Lookup, Strategy, TableAccess, TableSpec, apportion, vocabularies
+from recsys_embed.embeddings.base import Lookup, Strategy, TableAccess, TableSpec, apportion, starts_of, vocabularies
 from recsys_embed.embeddings.index_maps import Hash as HashMap
 from recsys_embed.embeddings.index_maps import Sketch
 from recsys_embed.embeddings.tally import UNIT, Tally
@@ -73,7 +73,7 @@ class Cafe(Strategy):
         self.shared, self.private, self.label = dict(shared), private, label
         self.threshold, self.decay, self.maintain_every = threshold, decay, every
         self._sizes = vocabularies(features)
-        self._firsts = _firsts(self._sizes)
+        self._firsts = starts_of(self._sizes)
         sketch = Sketch(
             [self._firsts[f.vocab] for f in features],
             sum(self._sizes.values()),
@@ -210,15 +210,6 @@ class Cafe(Strategy):
     @property
     def _private(self) -> str:
         return f"{self.label}.private"
-
-
-def _firsts(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The first key of each vocabulary: keys of one follow on those of another."""
-    firsts, first = {}, 0
-    for name, size in sizes.items():
-        firsts[name] = first
-        first += size
-    return firsts
 
 
 def _rows_of(private: int, sizes: Mapping[str, int], dim: int) -> int:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_embed.config import DnisConfig
-from recsys_embed.embeddings.base import Lookup, Strategy, TableAccess, TableSpec, vocabularies
+from recsys_embed.embeddings.base import Lookup, Strategy, TableAccess, TableSpec, starts_of, vocabularies
 from recsys_embed.embeddings.bits import count_bits, pack_bits, unpack_bits
 from recsys_embed.embeddings.index_maps import Identity
 from recsys_embed.embeddings.largest import keep_largest
@@ -65,7 +65,7 @@ class Dnis(Strategy):
         self.kept, self.config, self.label = kept, config, label
         sizes = vocabularies(features)
         blocks = {name: min(config.blocks, size) for name, size in sizes.items()}
-        first_row, first_block = _starts(sizes), _starts(blocks)
+        first_row, first_block = starts_of(sizes), starts_of(blocks)
         self.alpha = nn.Parameter(torch.ones(sum(blocks.values()), dim))
         self.register_buffer("mask", pack_bits(torch.ones(1, dim, dtype=torch.bool)).repeat(sum(sizes.values()), 1))
         constants = {"_first_row": first_row, "_first_block": first_block, "_blocks": blocks, "_ids": sizes}
@@ -181,22 +181,13 @@ class Dnis(Strategy):
         return vocabularies(self.features)
 
     def _mask_of(self, name: str) -> Tensor:
-        return self.mask[_starts(self._sizes)[name] :][: self._sizes[name]]
+        return self.mask[starts_of(self._sizes)[name] :][: self._sizes[name]]
 
     def _scaled(self, tables: TableAccess) -> Iterator[Tensor]:
         """``alpha e`` of all rows in parts ``[n, D]``, vocabulary after vocabulary."""
-        first_block = _starts({name: min(self.config.blocks, size) for name, size in self._sizes.items()})
+        first_block = starts_of({name: min(self.config.blocks, size) for name, size in self._sizes.items()})
         alpha = self.alpha.detach()
         for name, size in self._sizes.items():
             for ids in torch.arange(size, device=alpha.device).split(_CHUNK):
                 block = ids * min(self.config.blocks, size) // size + first_block[name]
                 yield tables.get_rows(name, ids).weights.detach() * alpha[block]
-
-
-def _starts(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Where each begins when they lie one after another."""
-    starts, total = {}, 0
-    for name, size in sizes.items():
-        starts[name] = total
-        total += size
-    return starts

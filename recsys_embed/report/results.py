@@ -81,7 +81,6 @@ COLUMNS: dict[str, str] = {
 }
 """Every column with its kind, in the order of the file. Missing: "" in text and json, NaN, <NA>, False."""
 
-_DTYPES = {"text": "str", "json": "str", "int": "Int64", "float": "float64", "flag": "bool"}
 _NEEDED = ("dataset", "fingerprint", "model", "strategy", "seed", "run", "status")
 _OK_NEEDS = ("serve_bytes",)
 _YOUNGER = ("host_bytes",)

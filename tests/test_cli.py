@@ -24,29 +24,7 @@ from recsys_embed.cli import app
 from recsys_embed.config import load_config
 from recsys_embed.infer import is_numeric
 from recsys_embed.training import trainer
-
-CONFIG = """
-[data]
-path = {path!r}
-label = "clicked"
-categorical = ["user", "item"]
-split = {{ column = "part" }}
-[model]
-name = "dlrm"
-dim = 4
-top = [8]
-[embedding]
-strategy = "hash"
-budget = 0.5
-[training]
-batch_size = 256
-epochs = 1
-threads = 1
-[study]
-strategies = ["full", "hash"]
-budgets = [0.5]
-seeds = [0]
-"""
+from tests.clicks import CONFIG
 
 OPTIONS = {
     "doctor": ["--json"],
@@ -68,7 +46,7 @@ OPTIONS = {
 @pytest.fixture(autouse=True)
 def _here(clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
-    Path("clicks.toml").write_text(CONFIG.format(path=str(clicks)))
+    Path("clicks.toml").write_text(CONFIG.format(path=str(clicks), epochs=1))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

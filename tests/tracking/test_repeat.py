@@ -15,30 +15,9 @@ from recsys_embed.cli import app
 from recsys_embed.config import parse_config
 from recsys_embed.errors import CheckpointError, ConfigError
 from recsys_embed.tracking import Tracker, fetch_config
+from tests.clicks import CONFIG
 
 pytest.importorskip("mlflow")
-
-CONFIG = """
-[data]
-path = "data/clicks.csv"
-label = "clicked"
-categorical = ["user", "item"]
-split = { column = "part" }
-[model]
-name = "dlrm"
-dim = 4
-top = [8]
-[embedding]
-strategy = "hash"
-budget = 0.5
-[training]
-batch_size = 256
-epochs = 2
-[study]
-strategies = ["full", "hash"]
-budgets = [0.5]
-seeds = [0]
-"""
 
 
 def run(*arguments: str) -> Any:
@@ -57,7 +36,7 @@ def first(tmp_path: Path, clicks: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.chdir(tmp_path / "a")
     Path("data").mkdir()
     shutil.copy(clicks, "data/clicks.csv")
-    Path("clicks.toml").write_text(CONFIG)
+    Path("clicks.toml").write_text(CONFIG.format(path="data/clicks.csv", epochs=2))
     return tmp_path / "a"
 
 

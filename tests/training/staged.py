@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys_embed.config import Config, TrainingConfig, parse_config
+from recsys_embed.config import Config, TrainingConfig
 from recsys_embed.embeddings import Full
 from recsys_embed.embeddings.base import Lookup, Rows, TableAccess
 from recsys_embed.features import Feature
-from recsys_embed.recommender import Recommender, build_recommender
+from recsys_embed.recommender import Recommender
 from recsys_embed.stages import TABLES, SmallOptimizer, Stage, Step
 from recsys_embed.training import trainer
 from recsys_embed.training.interrupt import Interrupted
+from tests.training import runs
+from tests.training.runs import build
 
 
 class Staged(Full):
@@ -69,38 +71,18 @@ class Maintained(Staged):
 
 
 def settings(tables: str = "rowwise_adagrad", **training: Any) -> Config:
-    optimizer = {
-        "tables": tables,
-        "tables_lr": {"adam": 0.01, "sgd": 1.0}.get(tables, 0.1),
-        "dense_lr": 0.005,
-        **training.pop("optimizer", {}),
+    """A run with everything that a step can do: dropout, decay, warm-up and clipping."""
+    backend = training.pop("backend", "reference")
+    given = {
+        "model": {"name": "dcn_v2", "dim": 4, "cross_layers": 1, "hidden": [8], "dropout": 0.2},
+        "embedding": {"strategy": "full", "seed": 3, "decay": 1e-4, "backend": backend},
+        "batch_size": 20,
+        "epochs": 3,
+        "patience": 3,
+        "warmup_steps": 9,
+        "clip_norm": 0.5,
     }
-    return parse_config(
-        {
-            "data": {"path": "unused"},
-            "model": {"name": "dcn_v2", "dim": 4, "cross_layers": 1, "hidden": [8], "dropout": 0.2},
-            "embedding": {
-                "strategy": "full",
-                "seed": 3,
-                "decay": 1e-4,
-                "backend": training.pop("backend", "reference"),
-            },
-            "training": {
-                "batch_size": 20,
-                "epochs": 3,
-                "patience": 3,
-                "seed": 5,
-                "optimizer": optimizer,
-                "warmup_steps": 9,
-                "clip_norm": 0.5,
-                **training,
-            },
-        }
-    )
-
-
-def build(config: Config, data: Any) -> Recommender:
-    return build_recommender(config, data.features, data.num_dense)
+    return runs.settings(tables, **{**given, **training})
 
 
 @dataclass

@@ -16,37 +16,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys_embed.config import Config, parse_config
+from recsys_embed.config import Config
 from recsys_embed.errors import CheckpointError, DataError, DivergedError
-from recsys_embed.recommender import Recommender, build_recommender
+from recsys_embed.recommender import Recommender
 from recsys_embed.training.checkpoints import newest
 from recsys_embed.training.interrupt import Interrupted
 from recsys_embed.training.metrics import auc, logloss
 from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.trainer import predict, shuffle_seed, step, train
+from tests.training.runs import build, settings
 
 TABLES = ["adam", "rowwise_adagrad", "adagrad", "sgd"]
-
-
-def settings(tables: str = "rowwise_adagrad", **training: Any) -> Config:
-    optimizer = {
-        "tables": tables,
-        "tables_lr": {"adam": 0.01, "sgd": 1.0}.get(tables, 0.1),
-        "dense_lr": 0.005,
-        **training.pop("optimizer", {}),
-    }
-    return parse_config(
-        {
-            "data": {"path": "unused"},
-            "model": training.pop("model", {"name": "dcn_v2", "dim": 4, "cross_layers": 1, "hidden": [16]}),
-            "embedding": {"backend": "reference", **training.pop("embedding", {"strategy": "full", "seed": 3})},
-            "training": {"batch_size": 200, "epochs": 4, "seed": 5, "optimizer": optimizer, **training},
-        }
-    )
-
-
-def build(config: Config, data: Any) -> Recommender:
-    return build_recommender(config, data.features, data.num_dense)
 
 
 def fit(config: Config, data: Any, **options: Any) -> tuple[Recommender, Any]:

@@ -213,6 +213,12 @@ class Tables(nn.Module, ABC):
         unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
 
 
+def row_blocks(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Rows block by block: the first row of each, and a view of it."""
+    for start in range(0, rows.shape[0], INIT_BLOCK):
+        yield start, rows[start : start + INIT_BLOCK]
+
+
 def draw(weights: Tensor, spec: TableSpec, seed: int) -> None:
     """Fill ``weights [rows, width]`` in place; see :func:`initial_blocks`."""
     for start, part in initial_blocks(spec, seed):

@@ -173,9 +173,12 @@ class TablesOptimizer(torch.optim.Optimizer):
 
 def _not_finite(read: Read) -> tuple[int, int] | None:
     """Group and lane of the first gradient that is not finite."""
-    gradient = read.gradient
-    # A sum is finite unless a term is not, or it overflows: only then look closer.
-    if torch.isfinite(gradient.sum()):
+    if finite(read.gradient):
         return None
-    bad = ~torch.isfinite(gradient).all(dim=2).all(dim=0)
-    return (read.group, int(bad.nonzero()[0])) if bad.any() else None
+    bad = ~torch.isfinite(read.gradient).all(dim=2).all(dim=0)
+    return read.group, int(bad.nonzero()[0])
+
+
+def finite(gradient: Tensor) -> bool:
+    """Whether all of it is. A sum is finite unless a term is not, or it overflows: only then look closer."""
+    return bool(torch.isfinite(gradient.sum())) or bool(torch.isfinite(gradient).all())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recsys_embed import ranks
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import ConfigError
-from recsys_embed.tables.base import INIT_BLOCK, Group, Request, Tables, UpdateRule, initial_blocks
+from recsys_embed.tables.base import Group, Request, Tables, UpdateRule, initial_blocks, row_blocks
 from recsys_embed.tables.store import Store
 from recsys_embed.tables.sums import sums_by_row
 
@@ -53,8 +53,7 @@ class ReferenceTables(Tables):
         if self._store(name).weights.is_meta:
             yield from initial_blocks(self.specs[name], self.seed)
         else:
-            weights = self.get(name).detach()
-            yield from zip(range(0, weights.shape[0], INIT_BLOCK), weights.split(INIT_BLOCK), strict=True)
+            yield from row_blocks(self.get(name).detach())
 
     def train_by(self, rule: UpdateRule, *, over_ranks: bool = False) -> None:
         """Take the tables out of ``parameters()``, into their stored form; from now on :meth:`update` updates them.

@@ -38,7 +38,7 @@ from recsys_embed.doctor import check_stack
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
-from recsys_embed.tables.base import INIT_BLOCK, Group, Request, Tables, UpdateRule
+from recsys_embed.tables.base import INIT_BLOCK, Group, Request, Tables, UpdateRule, row_blocks
 from recsys_embed.tables.fbgemm import correction, optimizer_of, padded, refuse_to_move
 from recsys_embed.tables.placement import Kind, Placement, Scatter, Shard, column_wise, row_wise, table_wise
 from recsys_embed.tables.reference import ReferenceTables
@@ -142,7 +142,7 @@ class ShardedTables(Tables):
 
     def put_state(self, name: str, state: Tensor) -> None:
         """Copied to wherever the rows lie."""
-        for start, part in _blocks(state):
+        for start, part in row_blocks(state):
             self._put_rows(name, torch.arange(start, start + part.shape[0], device=self._device), None, part)
 
     def get_rows(self, name: str, rows: Tensor) -> Rows:
@@ -184,7 +184,7 @@ class ShardedTables(Tables):
         return out
 
     def _put(self, name: str, first: int, weights: Tensor) -> None:
-        for start, part in _blocks(weights):
+        for start, part in row_blocks(weights):
             rows = torch.arange(first + start, first + start + part.shape[0], device=self._device)
             self._put_rows(name, rows, part, None)
 
@@ -474,11 +474,6 @@ def _select(request: Request, lanes: list[int], count: int) -> Request:
     if request.offsets is not None:
         bags = bags.jagged()
     return Request(bags.values, request.batch, bags.offsets, bags.weights)
-
-
-def _blocks(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, rows.shape[0], INIT_BLOCK):
-        yield start, rows[start : start + INIT_BLOCK]
 
 
 # --- planning ------------------------------------------------------------------------------------------------

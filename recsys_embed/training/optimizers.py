@@ -18,7 +18,7 @@ from recsys_embed.embeddings.base import Strategy
 from recsys_embed.errors import DivergedError
 from recsys_embed.recommender import Recommender
 from recsys_embed.stages import EVERYTHING, MODEL, TABLES, SmallOptimizer
-from recsys_embed.tables.optimizer import TablesOptimizer
+from recsys_embed.tables.optimizer import TablesOptimizer, finite
 
 _DENSE: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -76,7 +76,7 @@ class Optimizers:
         watched = {"a table": self._plain_tables} | {f"{one.name!r}": [one.parameter] for one in small}
         for what, parameters in watched.items():
             for parameter in parameters:
-                if parameter.grad is not None and not _finite(parameter.grad):
+                if parameter.grad is not None and not finite(parameter.grad):
                     raise DivergedError(f"the gradient of {what} is not finite")
         for optimizer in self._by_name.values():  # the tables' first: it is the one that may refuse
             if optimizer is self._tables or any(
@@ -168,7 +168,7 @@ class Optimizers:
             clip_grads_with_norm_(every, limit, norm)
             return
         alone = ranks.count() == 1
-        bad = not all(_finite(leaf.grad) for leaf in leaves if leaf.grad is not None)
+        bad = not all(finite(leaf.grad) for leaf in leaves if leaf.grad is not None)
         if self._tables is not None and (bad or (not alone and math.isfinite(dense.item()))):
             self._tables.step()  # names the feature
         raise DivergedError("the norm of the gradients is not finite")
@@ -216,8 +216,3 @@ def _make(name: str, groups: list[dict[str, Any]]) -> Optimizer:
     make: Any = _DENSE[name]
     optimizer: Optimizer = make(groups, fused=True) if devices <= {"cpu", "cuda"} else make(groups)
     return optimizer
-
-
-def _finite(gradient: Tensor) -> bool:
-    """A sum is finite unless a term is not, or it overflows: only then look closer."""
-    return math.isfinite(gradient.sum().item()) or bool(torch.isfinite(gradient).all())

@@ -50,16 +50,16 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise CheckpointError(f"{target}: is not a folder, and a folder is to be written there", file=str(target))
-    with _typed_errors(target):
+    with typed_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         clean(target)
         temporary, lock = _locked_folder(target)
     try:
-        with _typed_errors(target, inside=temporary):
+        with typed_errors(target, inside=temporary):
             yield temporary
             _sync_tree(temporary)
             _publish(temporary, target)
-            _sync(target.parent)
+            sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # after an exchange this is the old folder
         if lock is not None:
@@ -90,16 +90,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _atomic_path(target: Path, needed: int | None = None) -> Iterator[Path]:
-    with _typed_errors(target, needed=needed):
+    with typed_errors(target, needed=needed):
         target.parent.mkdir(parents=True, exist_ok=True)
         clean(target)
         temporary, lock = _locked_file(target)
     try:
-        with lock, _typed_errors(target, inside=temporary, needed=needed):
+        with lock, typed_errors(target, inside=temporary, needed=needed):
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, target)
-            _sync(target.parent)
+            sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -115,7 +115,7 @@ def only_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
         CheckpointError: somebody holds the folder, or it cannot be made; names it.
     """
     target = Path(folder)
-    with _typed_errors(target):
+    with typed_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         descriptor = None if sys.platform == "win32" else os.open(target, os.O_RDONLY)
     try:
@@ -230,11 +230,12 @@ def _exchange(one: Path, other: Path) -> bool:
 def _sync_tree(folder: Path) -> None:
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
-            _sync(Path(root, name))
-        _sync(Path(root))
+            sync(Path(root, name))
+        sync(Path(root))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
     if sys.platform == "win32" and path.is_dir():
         return  # has no handle to flush
     descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
@@ -245,7 +246,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _typed_errors(target: Path, *, inside: Path | None = None, needed: int | None = None) -> Iterator[None]:
+def typed_errors(target: Path, *, inside: Path | None = None, needed: int | None = None) -> Iterator[None]:
     """Turn a refusal of the disk into CheckpointError. Errors about files outside ``inside`` are the caller's own.
 
     ``needed`` are the bytes to be written, where they are known.

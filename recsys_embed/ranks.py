@@ -99,6 +99,26 @@ def largest(tensor: Tensor) -> Tensor:
     return most
 
 
+def told(text: str) -> str:
+    """What the first rank says, whatever the others do."""
+    if count() == 1:
+        return text
+    said = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if own() == 0 and text else torch.empty(0)
+    return bytes(gathered(said.to(torch.uint8).to(device())).tolist()).decode()
+
+
+def sent(tensor: Tensor, rank: int) -> Tensor:
+    """What one rank holds, on all of them: of one shape and dtype, written into ``tensor``."""
+    if count() > 1:
+        dist.broadcast(tensor, rank)
+    return tensor
+
+
+def everywhere(holds: bool) -> bool:
+    """Whether it holds on all ranks."""
+    return not int(largest(torch.tensor([not holds], device=device()).int()))
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """All ranks' tensors one after another, in the order of ranks; their first dimensions may differ."""
     if count() == 1:

@@ -325,7 +325,7 @@ def _folders(home: Path) -> dict[str, Callable[[random.Random, Any], object]]:
     return {
         "manifest": inside(model, MANIFEST, verify_manifest),
         "checkpoint, state": inside(checkpoint, checkpoints.STATE, checkpoints.load),
-        "checkpoint, tensors": inside(checkpoint, checkpoints.TENSORS, checkpoints.load),
+        "checkpoint, tensors": inside(checkpoint, checkpoints.tensors_file(), checkpoints.load),
         "model, encoder": inside(model, "encoder/encoder.json", lambda folder: Encoder.load(folder / "encoder")),
         "model, vocabulary": inside(model, "encoder/vocabulary-0.parquet", lambda f: Encoder.load(f / "encoder")),
         "model, config": inside(model, "config.toml", load),

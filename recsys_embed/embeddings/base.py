@@ -19,7 +19,8 @@ A row number -1 stands for an absent row: it reads as zeros and is never updated
 State that changes in training (remaps, sketches, masks) consists of buffers that only :meth:`Strategy.maintain` and
 :meth:`Strategy.finish` change, on all ranks alike, from statistics merged with :mod:`recsys_embed.ranks`. Statistics on
 the way there (importance seen since the last merge) are per rank, and in the state dict too, so that a resumed training
-is the same bit for bit; but they are extra state and no buffers, which others may broadcast (see ``tally.py``).
+is the same bit for bit; but they are extra state and no buffers, which others may broadcast (see ``tally.py``). Extra
+state is a tensor of rows ``[n, ...]``, any n, that may be dealt to ranks in any way.
 """
 
 from __future__ import annotations

@@ -11,13 +11,16 @@ and gives ``[B, L, W]``, the memory order in which a sample's vectors lie side b
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from recsys_embed import ranks
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import DataError
 from recsys_embed.features import offsets_of
@@ -26,6 +29,10 @@ from recsys_embed.tables.rounding import TORCH_TYPES
 
 INIT_BLOCK = 65_536
 """Initial weights are drawn in blocks of this many rows, each with a seed of its own."""
+
+
+Part = Literal["weights", "state"]
+"""What a row consists of: its weights, and the optimizer state that belongs to it."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ class Tables(nn.Module, ABC):
     rule: UpdateRule | None = None
     steps: int = 0
     """Steps of the tables optimizer so far; rounding noise is a function of it."""
+    _dealt: bool = False
 
     def __init__(self, specs: Sequence[TableSpec], groups: Sequence[Group]) -> None:
         super().__init__()
@@ -145,6 +153,38 @@ class Tables(nn.Module, ABC):
     def stored(self, name: str) -> Tensor:
         """The logical ``[rows, width]`` weights of a table, of the type they are held in; a view or a copy."""
         return self.get(name)
+
+    def share(self, name: str, part: Part) -> Tensor:
+        """This rank's share of the logical rows of a table, as :meth:`stored` or :meth:`get_state` have them."""
+        first, last = ranks.share().of(self.specs[name].rows)
+        return (self.stored(name) if part == "weights" else self.get_state(name))[first:last]
+
+    def put_share(self, name: str, part: Part, rows: Tensor) -> None:
+        """Replace the rows of a table by the shares of all ranks."""
+        (self.put if part == "weights" else self.put_state)(name, ranks.gathered(rows.contiguous()))
+
+    @contextlib.contextmanager
+    def dealt(self) -> Iterator[None]:
+        """While it lasts, the state dicts of the tables and of their optimizer hold this rank's share of the rows of
+        each table, and take the same: no rank then needs room for a whole table."""
+        self._dealt = True
+        try:
+            yield
+        finally:
+            self._dealt = False
+
+    def saved(self, name: str, part: Part) -> Tensor:
+        """What a state dict holds of a table: all rows, or this rank's share; see :meth:`dealt`."""
+        if self._dealt:
+            return self.share(name, part)
+        return self.stored(name) if part == "weights" else self.get_state(name)
+
+    def restore(self, name: str, part: Part, rows: Tensor) -> None:
+        """Take up what :meth:`saved` gave."""
+        if self._dealt:
+            self.put_share(name, part, rows)
+        else:
+            (self.put if part == "weights" else self.put_state)(name, rows)
 
     @abstractmethod
     def put(self, name: str, weights: Tensor) -> None:
@@ -177,7 +217,7 @@ class Tables(nn.Module, ABC):
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         for name in self.specs:
-            weights = self.stored(name)
+            weights = self.saved(name, "weights")
             destination[prefix + name] = weights if keep_vars else weights.detach()
 
     def _load_from_state_dict(
@@ -192,12 +232,13 @@ class Tables(nn.Module, ABC):
     ) -> None:
         for name, spec in self.specs.items():
             weights = state_dict.get(prefix + name)
+            first, last = ranks.share().of(spec.rows) if self._dealt else (0, spec.rows)
             if weights is None:
                 missing_keys.append(prefix + name)
-            elif tuple(weights.shape) != (spec.rows, spec.width):
+            elif tuple(weights.shape) != (last - first, spec.width):
                 error_msgs.append(
                     f"size mismatch for {prefix + name}: copying {tuple(weights.shape)} "
-                    f"into a table of {(spec.rows, spec.width)}."
+                    f"into a table of {(last - first, spec.width)}."
                 )
             elif not weights.is_floating_point() and weights.dtype != TORCH_TYPES[spec.storage.dtype]:
                 error_msgs.append(
@@ -206,7 +247,7 @@ class Tables(nn.Module, ABC):
             else:
                 try:
                     with torch.no_grad():
-                        self.put(name, weights)
+                        self.restore(name, "weights", weights)
                 except DataError as error:
                     error_msgs.append(f"{prefix + name}: {error}.")
         known = {prefix + name for name in self.specs}

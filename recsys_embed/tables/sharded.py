@@ -38,7 +38,8 @@ from recsys_embed.doctor import check_stack
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
-from recsys_embed.tables.base import INIT_BLOCK, Group, Request, Tables, UpdateRule, row_blocks
+from recsys_embed.ranks import WHOLE, Share
+from recsys_embed.tables.base import INIT_BLOCK, Group, Part, Request, Tables, UpdateRule, row_blocks
 from recsys_embed.tables.fbgemm import correction, optimizer_of, padded, refuse_to_move
 from recsys_embed.tables.placement import Kind, Placement, Scatter, Shard, column_wise, row_wise, table_wise
 from recsys_embed.tables.reference import ReferenceTables
@@ -120,7 +121,7 @@ class ShardedTables(Tables):
 
     def get(self, name: str) -> Tensor:
         """A copy, gathered from all ranks."""
-        return self._gathered(name, 0, self.specs[name].width)
+        return self._gathered(name, "weights")
 
     def stored(self, name: str) -> Tensor:
         """As it is held where it is whole on every rank, else gathered."""
@@ -137,13 +138,34 @@ class ShardedTables(Tables):
 
     def get_state(self, name: str) -> Tensor:
         """A copy, gathered from all ranks; row-wise sums are scaled to the logical width."""
-        assert self.rule is not None
-        return self._gathered(name, 1, self.rule.state_width(self.specs[name].width))
+        return self._gathered(name, "state")
 
     def put_state(self, name: str, state: Tensor) -> None:
         """Copied to wherever the rows lie."""
         for start, part in row_blocks(state):
             self._put_rows(name, torch.arange(start, start + part.shape[0], device=self._device), None, part)
+
+    def share(self, name: str, part: Part) -> Tensor:
+        """Gathered block by block; no rank holds more than its share and a block."""
+        if self._placements[name].kind == "data_parallel":
+            return super().share(name, part)
+        return self._gathered(name, part, ranks.share())
+
+    def put_share(self, name: str, part: Part, rows: Tensor) -> None:
+        """Sent block by block to wherever the rows lie."""
+        if self._placements[name].kind == "data_parallel":
+            super().put_share(name, part, rows)
+            return
+        for rank in range(ranks.count()):
+            first, last = Share(rank, ranks.count()).of(self.specs[name].rows)
+            for start in range(first, last, INIT_BLOCK):
+                numbers = torch.arange(start, min(start + INIT_BLOCK, last), device=self._device)
+                block = torch.empty(numbers.numel(), rows.shape[1], device=self._device)
+                if rank == ranks.own():
+                    block.copy_(rows[start - first : start - first + numbers.numel()])
+                ranks.sent(block, rank)
+                with torch.no_grad():
+                    self._put_rows(name, numbers, *((block, None) if part == "weights" else (None, block)))
 
     def get_rows(self, name: str, rows: Tensor) -> Rows:
         """Summed over ranks: each row comes from the one that holds it."""
@@ -175,12 +197,19 @@ class ShardedTables(Tables):
         """The next multiple of four. Data-parallel tables take a little less than this says."""
         return padded(width)
 
-    def _gathered(self, name: str, what: int, width: int) -> Tensor:
+    def _gathered(self, name: str, part: Part, share: Share = WHOLE) -> Tensor:
+        assert self.rule is not None
+        width = self.specs[name].width if part == "weights" else self.rule.state_width(self.specs[name].width)
         count = self.specs[name].rows
-        out = torch.empty(count, width, device=self._device)
-        for start in range(0, count, INIT_BLOCK):
-            part = self.get_rows(name, torch.arange(start, min(start + INIT_BLOCK, count), device=self._device))
-            out[start : start + INIT_BLOCK] = (part.weights, part.state)[what]
+        first, last = share.of(count)
+        out = torch.empty(last - first, width, device=self._device)
+        for start in range(0, count, INIT_BLOCK):  # every rank takes part in every block
+            stop = min(start + INIT_BLOCK, count)
+            rows = self.get_rows(name, torch.arange(start, stop, device=self._device))
+            low, high = max(start, first), min(stop, last)
+            if low < high:
+                whole = rows.weights if part == "weights" else rows.state
+                out[low - first : high - first] = whole[low - start : high - start]
         return out
 
     def _put(self, name: str, first: int, weights: Tensor) -> None:

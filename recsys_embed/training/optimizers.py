@@ -94,24 +94,26 @@ class Optimizers:
         """Discard the gradients that have arrived."""
         self._drop_all_but(frozenset())
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything a resumed run needs, as named tensors and as plain values."""
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed run needs: tensors that all ranks have alike, tensors with a row for each row of a table
+        (its tables' :meth:`~recsys_embed.tables.base.Tables.saved` ones), and plain values."""
         tensors: dict[str, Tensor] = {}
+        by_row: dict[str, Tensor] = {}
         plain: dict[str, Any] = {"steps": self._steps, "optimizers": {}}
         for name, optimizer in self._all().items():
             tree = optimizer.state_dict()
             entries = [(key, what, value) for key, state in tree["state"].items() for what, value in state.items()]
             for key, what, value in entries:
                 if isinstance(value, Tensor):
-                    tensors[f"{name}.{key}.{what}"] = value
+                    (by_row if optimizer is self._tables else tensors)[f"{name}.{key}.{what}"] = value
             plain["optimizers"][name] = {
                 **tree,
                 "state": [[key, what, None if isinstance(value, Tensor) else value] for key, what, value in entries],
             }
-        return tensors, plain
+        return tensors, by_row, plain
 
     def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` gave."""
+        """Take up what :meth:`state` gave, its tensors in one."""
         for name, optimizer in self._all().items():
             tree = dict(plain["optimizers"][name])
             state: dict[Any, dict[str, Any]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from recsys_embed.training.course import Place
 from recsys_embed.training.optimizers import Optimizers
 
 _MODEL, _OPTIMIZER, _RNG = "model.", "optimizer.", "rng."
+_EXTRA_STATE = "._extra_state"  # as torch names what a module's get_extra_state gives
 
 
 class Checkpoints:
@@ -39,12 +41,18 @@ class Checkpoints:
     def save(self, model: Recommender, optimizers: Optimizers, place: Place, meta: Mapping[str, Any]) -> None:
         """Publish the state as it is; see :func:`recsys_embed.training.checkpoints.save`.
 
-        On several ranks all of them call, and the first writes: logical rows, so that any number of ranks can go on.
+        On several ranks all of them call. Each writes its share of the rows, and what is its own: its random numbers,
+        and the extra state of strategies.
         """
-        tensors, plain = optimizers.state()
-        named = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
-        named |= {_OPTIMIZER + name: tensor for name, tensor in tensors.items()}
-        named |= {_RNG + name: tensor for name, tensor in _random_state(model.embedding.device).items()}
+        with model.embedding.tables.dealt():
+            state = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+            tensors, by_row, plain = optimizers.state()
+        tables = {f"{_MODEL}embedding.tables.{name}" for name in model.embedding.tables.specs}
+        dealt = {name: tensor for name, tensor in state.items() if name in tables or name.endswith(_EXTRA_STATE)}
+        common = {name: tensor for name, tensor in state.items() if name not in dealt}
+        common |= {_OPTIMIZER + name: tensor for name, tensor in tensors.items()}
+        dealt |= {_OPTIMIZER + name: tensor for name, tensor in by_row.items()}
+        dealt |= {_RNG + name: seen[None] for name, seen in _random_state(model.embedding.device).items()}
         values = {
             "place": dataclasses.asdict(place),
             "best_step": place.best_step,
@@ -53,25 +61,20 @@ class Checkpoints:
             "meta": dict(meta),
             "config": self._identity,
         }
-        refused: CheckpointError | None = None
-        if ranks.own() == 0:
-            try:
-                store.save(self.folder, place.step, named, values, keep=self._keep)
-            except CheckpointError as error:
-                refused = error
-        if int(ranks.largest(torch.tensor([refused is not None], device=ranks.device()).int())):
-            raise refused or CheckpointError(f"{self.folder}: the first rank could not write it", file=str(self.folder))
+        store.save(self.folder, place.step, common, values, dealt=dealt, keep=self._keep)
 
     def newest(self) -> Checkpoint | None:
-        """The newest valid checkpoint, where there is one.
+        """The newest valid checkpoint, where there is one; the first rank checks it.
 
         Raises:
-            CheckpointError: it is of another run; says what differs.
+            CheckpointError: it is of another run; says what differs. Or ranks do not see the same folder.
         """
-        ranks.wait()
-        found = store.newest(self.folder)
-        step = torch.tensor([-1 if found is None else found.step], device=ranks.device())
-        if ranks.gathered(step).unique().numel() > 1:
+        found = store.newest(self.folder) if ranks.own() == 0 else None
+        step = ranks.told("" if found is None else str(found.step))
+        if step and ranks.own():
+            with contextlib.suppress(CheckpointError):
+                found = store.load_step(self.folder, int(step))
+        if not ranks.everywhere((found is not None) == bool(step)):
             raise CheckpointError(f"{self.folder}: is not the same folder for all ranks", file=str(self.folder))
         differences = [] if found is None else _differences(found.meta.get("config"), self._identity)
         if found is not None and differences:
@@ -89,44 +92,38 @@ class Checkpoints:
             CheckpointError: it does not fit the model.
         """
         try:
-            place = Place(**found.meta["place"])
-            model.load_state_dict(_under(_MODEL, found.tensors))
-            optimizers.restore(_under(_OPTIMIZER, found.tensors), found.meta["optimizers"])
+            place, tensors = Place(**found.meta["place"]), found.share(ranks.share())
+            with model.embedding.tables.dealt():
+                model.load_state_dict(_under(_MODEL, tensors))
+                optimizers.restore(_under(_OPTIMIZER, tensors), found.meta["optimizers"])
             model.embedding.steps = int(found.meta["layer_steps"])
-            _restore_random_state(_under(_RNG, found.tensors), model.embedding.device)
+            if found.count == ranks.count():  # another number of ranks begins anew from its seeds
+                _restore_random_state(_under(_RNG, tensors), model.embedding.device)
             return place, dict(found.meta["meta"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{found.path}: does not fit this model: {error}", file=str(found.path)) from error
 
     def best_weights(self, found: Checkpoint) -> dict[str, Tensor]:
-        """The model's state after the best epoch of the stage of ``found``; empty where there is none yet."""
+        """The model's state after the best epoch of the stage of ``found``, its tables dealt; empty where there is no
+        such epoch yet."""
         best = found.meta["best_step"]
         if best is None:
             return {}
         holder = found if best == found.step else store.load_step(self.folder, best)
-        return _under(_MODEL, holder.tensors)
+        return _under(_MODEL, holder.share(ranks.share()))
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """Every rank's, by its number; a single process's without one."""
     own = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(device)
-    if ranks.count() == 1:
-        return own
-    every = {kind: ranks.gathered(state[None].to(ranks.device())).cpu() for kind, state in own.items()}
-    return {f"{kind}.{rank}": state for kind, states in every.items() for rank, state in enumerate(states)}
+    return own
 
 
 def _restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Where as many ranks go on as there were; another number begins anew from its seeds."""
-    alone, count = ranks.count() == 1, sum(name.startswith("cpu") for name in states)
-    if count != ranks.count() or ("cpu" in states) != alone:
-        return
-    suffix = "" if alone else f".{ranks.own()}"
-    torch.set_rng_state(states["cpu" + suffix])
-    if device.type == "cuda" and "cuda" + suffix in states:
-        torch.cuda.set_rng_state(states["cuda" + suffix], device)
+    torch.set_rng_state(states["cpu"][0])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"][0], device)
 
 
 def _differences(there: Any, here: Any, path: str = "") -> list[str]:

@@ -151,7 +151,8 @@ class _Run:
                     self._save_where_stopped()
                     return
             if stage.epochs is None:
-                self._model.load_state_dict(self._best)
+                with self._model.embedding.tables.dealt():
+                    self._model.load_state_dict(self._best)
                 self._best = {}
             self._model.embedding.end_stage()
             self._course.stage_done(self._place)
@@ -194,7 +195,8 @@ class _Run:
         drawn.validated(judged[0])
         place.epoch_seconds += time.perf_counter() - began
         if self._course.epoch_done(place, *judged):
-            self._best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+            with self._model.embedding.tables.dealt():
+                self._best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
         self._save()
         return place.history[-1]
 

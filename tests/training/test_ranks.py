@@ -21,6 +21,7 @@ from recsys_embed.data.batches import Columns, batches
 from recsys_embed.models import build_model
 from recsys_embed.ranks import Share
 from recsys_embed.recommender import Recommender
+from recsys_embed.training.checkpoints import newest, tensors_file
 from recsys_embed.training.trainer import predict, train
 from tests.training.conftest import Toy
 
@@ -29,11 +30,12 @@ CLIPPED = TrainingConfig(batch_size=50, epochs=2, patience=5, optimizer=SGD, cli
 ADAM = TrainingConfig(batch_size=64, epochs=2, patience=5)
 
 
-def model_of(decay: float = 0.0) -> Recommender:
+def model_of(decay: float = 0.0, dropout: float = 0.0, **options: Any) -> Recommender:
     sharding = ShardingConfig(placement={"user": "row_wise", "*": "data_parallel"}, replicate_below=0)
-    layer = EmbeddingLayer(Toy.features, 8, decay=decay, sharding=sharding)
+    layer = EmbeddingLayer(Toy.features, 8, decay=decay, sharding=sharding, **options)
     torch.manual_seed(0)
-    return Recommender(layer, build_model(DCNv2Config(dim=8, hidden=(8,)), num_features=2, num_dense=1))
+    config = DCNv2Config(dim=8, hidden=(8,), dropout=dropout)
+    return Recommender(layer, build_model(config, num_features=2, num_dense=1))
 
 
 def fit(config: TrainingConfig, rows: int, folder: Path | None = None) -> dict[str, Tensor]:
@@ -62,6 +64,35 @@ def refusals(rank: int) -> dict[str, Tensor]:
     return {}
 
 
+def stopped_and_resumed(folder: Path) -> dict[str, Tensor]:
+    """With dropout, and with a strategy that keeps statistics of each rank: the same bits as a run never stopped."""
+    toy, cafe = Toy(rows=404), {"strategy": "cafe", "budget": 0.5, "exact": []}
+
+    def run(folder: Path | None, stop_at: int = 0) -> dict[str, Tensor]:
+        def stop(line: dict[str, Any]) -> None:
+            if line["epoch"] == stop_at:
+                raise KeyboardInterrupt
+
+        model = model_of(dropout=0.3, **cafe)
+        config = ADAM.model_copy(update={"epochs": 3})
+        result = train(model, toy, config, checkpoints=folder, progress=False, on_epoch=stop)
+        told = torch.tensor([line["train_loss"] for line in result.history], dtype=torch.float64)
+        return {name: tensor.clone() for name, tensor in model.state_dict().items()} | {"told": told}
+
+    straight = run(None)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stop_at=1)
+    found = newest(folder)
+    assert found is not None
+    pairs = "model.embedding.strategies.0.tally._extra_state"
+    own = [found.share(Share(rank, dist.get_world_size()))[pairs] for rank in range(dist.get_world_size())]
+    assert all(len(one) for one in own)  # stopped between two merges, with something to lose on every rank
+    resumed = run(folder)
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in straight.items())
+    return {}
+
+
 def work(rank: int, world: int, folder: str) -> None:
     """All cases on one rank."""
     torch.set_num_threads(1)
@@ -75,6 +106,8 @@ def work(rank: int, world: int, folder: str) -> None:
         "resumed": lambda: fit(CLIPPED, 404, where / "checkpoints"),
         "refusals": lambda: refusals(rank),
     }
+    if world == 2:
+        cases["stopped"] = lambda: stopped_and_resumed(where / "stopped")
     try:
         for name, case in cases.items():
             save_file(case(), where / f"{name}-{rank}.safetensors")
@@ -121,6 +154,21 @@ def test_ranks_train_the_model_of_one_process(results: Callable[[int], Path], na
         assert found["scores"].shape == (101,)
         for key, tensor in expected.items():
             torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_of_ranks_resumes_in_the_same_bits(results: Callable[[int], Path]):
+    assert (results(2) / "stopped-1.safetensors").exists()
+
+
+def test_a_checkpoint_of_ranks_is_that_of_one_process(results: Callable[[int], Path]):
+    files = sorted(path.name for path in next((results(3) / "checkpoints").glob("step-*18")).iterdir())
+    assert files == ["manifest.json", *(tensors_file(rank, 3) for rank in range(3)), "state.json"]
+    found, whole = newest(results(3) / "checkpoints"), load_file(results(3) / "resumed-0.safetensors")
+    assert found is not None
+    users = [found.share(Share(rank, 3))["model.embedding.tables.user"] for rank in range(3)]
+    assert [len(rows) for rows in users] == [last - first for first, last in (Share(r, 3).of(30) for r in range(3))]
+    for name in ("embedding.tables.user", "embedding.tables.item"):
+        assert torch.equal(found.tensors["model." + name], whole[name])
 
 
 def test_one_ranks_trouble_is_everybodys(results: Callable[[int], Path]):

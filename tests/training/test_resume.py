@@ -19,7 +19,7 @@ import torch
 from recsys_embed.errors import CheckpointError, ConfigError
 from recsys_embed.files import only_writer
 from recsys_embed.training import trainer
-from recsys_embed.training.checkpoints import newest
+from recsys_embed.training.checkpoints import newest, tensors_file
 from recsys_embed.training.interrupt import Interrupted, interruptible
 from tests.training.staged import (
     Maintained,
@@ -141,8 +141,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(data: Any, staged: bo
     stop_after(config, data, 9, tmp_path)
     steps = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.iterdir())
     assert steps[-1] == 9
-    damage(tmp_path / "step-00000009" / "tensors.safetensors")
-    with pytest.warns(UserWarning, match=r"step 9 is skipped: .*tensors\.safetensors"):
+    damage(tmp_path / "step-00000009" / tensors_file())
+    with pytest.warns(UserWarning, match=r"step 9 is skipped: .*rank-00000-of-00001\.safetensors"):
         resumed, result = fit(config, data, checkpoints=tmp_path)
     assert same_state(straight, resumed)
     assert without_times(result) == without_times(expected)

@@ -56,7 +56,9 @@ def test_validation_batches_have_an_order_of_their_own_and_no_end(toy: Any) -> N
 
 def moving(model: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
     """All that could move, by name, optimizer state included."""
-    named = dict(model.state_dict()) | {f"optimizer.{name}": one for name, one in optimizers.state()[0].items()}
+    named = dict(model.state_dict()) | {
+        f"optimizer.{name}": one for name, one in {**optimizers.state()[0], **optimizers.state()[1]}.items()
+    }
     return {name: tensor.clone() for name, tensor in named.items()}
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from recsys_embed.config import Config
 from recsys_embed.errors import CheckpointError, DataError, DivergedError
 from recsys_embed.recommender import Recommender
-from recsys_embed.training.checkpoints import newest
+from recsys_embed.training.checkpoints import newest, tensors_file
 from recsys_embed.training.interrupt import Interrupted
 from recsys_embed.training.metrics import auc, logloss
 from recsys_embed.training.optimizers import Optimizers
@@ -328,13 +328,13 @@ def test_resumed_equals_uninterrupted(
 def test_a_damaged_checkpoint_is_skipped(toy: Any, tmp_path: Path) -> None:
     data, config = toy(rows=1000), settings(patience=4)
     straight, _ = fit(config, data, checkpoints=tmp_path)
-    path = tmp_path / "step-00000020" / "tensors.safetensors"
+    path = tmp_path / "step-00000020" / tensors_file()
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(bytes(damaged))
     epochs: list[int] = []
     model = build(config, data)
-    with pytest.warns(UserWarning, match=r"step 20 is skipped: .*tensors\.safetensors"):
+    with pytest.warns(UserWarning, match=r"step 20 is skipped: .*rank-00000-of-00001\.safetensors"):
         train(
             model,
             data,

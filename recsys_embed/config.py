@@ -174,12 +174,14 @@ class ShardingConfig(Node):
     """Where tables lie when several processes train. ``placement`` maps patterns of table names to a kind.
 
     ``auto``: data-parallel below ``replicate_below`` bytes, else what TorchRec's planner chooses. ``device_memory``:
-    bytes a rank may give to rows and their optimizer state.
+    bytes a rank may give to rows and their optimizer state. ``timeout_seconds``: how long a rank waits for the others
+    before it gives up; what one of them saves or logs between two steps has to take less.
     """
 
     placement: dict[str, Literal["auto", "table_wise", "row_wise", "column_wise", "data_parallel"]] = {"*": "auto"}
     replicate_below: int | str = "64KB"
     device_memory: int | str | None = None
+    timeout_seconds: float = Field(default=600.0, ge=5)
 
     @field_validator("replicate_below", "device_memory")
     @classmethod

@@ -78,3 +78,9 @@ class DivergedError(RecsysEmbedError, ArithmeticError):
     def __init__(self, message: str, *, step: int | None = None, feature: str | None = None) -> None:
         super().__init__(message)
         self.step, self.feature = step, feature
+
+
+class RankError(RecsysEmbedError, RuntimeError):
+    """Another of the processes that train together has ended, or does not answer."""
+
+    exit_code = 4

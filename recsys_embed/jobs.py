@@ -78,9 +78,8 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
     """
     out = Path(out)
     check_names(config, [config.embedding.strategy])
-    first = ranks.own() == 0
-    dataset = prepare_into(config, out) if first else None
-    ranks.wait()
+    with ranks.alone() as first:
+        dataset = prepare_into(config, out) if first else None
     dataset = dataset or EncodedDataset.open(out / DATA)
     check_sizes(config, dataset.features, infeasible=True)
     cell = Cell(config, "" if config.embedding.budget is None else str(config.embedding.budget))
@@ -96,10 +95,10 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
         trained = train_and_measure(cell, dataset, checkpoints=checkpoints, progress=progress, on_epoch=tracker.epoch)
         if ranks.count() > 1:
             trained = replace(trained, model=copy.deepcopy(trained.model))  # whole tables: all ranks give theirs
-        model = export(trained.model, config, dataset.encoder, out / "model") if first else out / "model"
-        tracker.training(config, trained.row, ledger=trained.ledger, features=dataset.features, nested=False)
-        tracker.artifacts([model / "manifest.json"], tags={"recsys_embed.model": str(model.resolve())})
-        ranks.wait()
+        with ranks.alone():
+            model = export(trained.model, config, dataset.encoder, out / "model") if first else out / "model"
+            tracker.training(config, trained.row, ledger=trained.ledger, features=dataset.features, nested=False)
+            tracker.artifacts([model / "manifest.json"], tags={"recsys_embed.model": str(model.resolve())})
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

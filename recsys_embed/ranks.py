@@ -6,13 +6,20 @@ The calls are collective: every rank makes them, in the same order.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
+import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from recsys_embed.errors import RankError
+
+_BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,14 @@ WHOLE = Share()
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[None]:
+def joined(device: str, *, timeout: float) -> Iterator[None]:
     """Take part in the process group that torchrun has made room for; nothing where this process is alone.
 
-    NCCL where ``device`` is CUDA, gloo otherwise.
+    NCCL where ``device`` is CUDA, gloo otherwise. ``timeout`` is how many seconds an agreement may take: what the ranks
+    do between two of them may differ by no more. With NCCL, torch itself ends a process that waited longer.
+
+    Raises:
+        RankError: another rank did not answer in that time, or has ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield
@@ -42,11 +53,75 @@ def joined(device: str) -> Iterator[None]:
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.set_device(local())
-    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=timeout))
+        yield
+    except Exception as error:
+        if (cause := _failed_group(error)) is None:
+            raise
+        raise RankError(f"rank {os.environ.get('RANK', '?')}: {_told(cause, timeout)}") from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _failed_group(error: BaseException | None) -> BaseException | None:
+    """The error of the process group that ``error`` is or came from; gloo's begin with a place in its sources."""
+    while error is not None and not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
+        error = error.__cause__
+    return error
+
+
+def _told(cause: BaseException, timeout: float) -> str:
+    goes_on = "the same command goes on from the last checkpoint"
+    if re.search("timed? ?out", str(cause), re.IGNORECASE):
+        return f"another rank did not answer within sharding.timeout_seconds = {timeout:g}: it hangs; {goes_on}"
+    return f"another rank has ended, and said why if it could; {goes_on}"
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[bool]:
+    """Let the first rank do the block's work, for however long, while the others wait at its end: whether this is it.
+
+    The first one shows every second that its process is alive, so that the others need no patience beyond the process
+    group's. Its block may make no collective call.
+    """
+    if count() == 1:
+        yield True
+        return
+    there = device()
+    if own():
+        yield False
+        while int(largest(torch.zeros(1, device=there))):
+            pass
+        return
+    with _beating(there):
+        yield True
+    largest(torch.zeros(1, device=there))
+
+
+@contextlib.contextmanager
+def _beating(there: torch.device) -> Iterator[None]:
+    """Tell the other ranks, by a thread, that this one is busy."""
+    done = threading.Event()
+    failures: list[RuntimeError] = []
+
+    def beat() -> None:
+        while not done.wait(_BEAT_SECONDS) and not failures:
+            try:
+                largest(torch.ones(1, device=there))
+            except RuntimeError as error:  # another rank has ended
+                failures.append(error)
+
+    thread = threading.Thread(target=beat, name="recsys_embed.ranks", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        done.set()
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 def local() -> int:

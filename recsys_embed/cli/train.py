@@ -35,7 +35,7 @@ def train(
         from recsys_embed import jobs, ranks
 
         folder = out or Path(f"train-{config.stem if config else from_run}")
-        with ranks.joined(loaded.training.device):
+        with ranks.joined(loaded.training.device, timeout=loaded.sharding.timeout_seconds):
             model, trained = jobs.train(loaded, folder, progress=not quiet)
             if ranks.own():
                 return

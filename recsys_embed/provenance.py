@@ -23,6 +23,7 @@ TRAINING_CODE = (
     "pooling.py",
     "ranks.py",
     "recommender.py",
+    "rendezvous.py",
     "sharding.py",
     "stages.py",
     "storage.py",

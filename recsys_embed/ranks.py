@@ -18,8 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recsys_embed.errors import RankError
+from recsys_embed.rendezvous import meet
 
-_BEAT_SECONDS = 1.0
+_BEAT_SECONDS, _START_SECONDS = 1.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def joined(device: str, *, timeout: float) -> Iterator[None]:
     if cuda:
         torch.cuda.set_device(local())
     try:
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=timeout))
+        store, rank, world = meet(max(timeout, _START_SECONDS))
+        wait = datetime.timedelta(seconds=timeout)
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=wait)
         yield
     except Exception as error:
         if (cause := _failed_group(error)) is None:

@@ -18,7 +18,7 @@ ROWS = {
     "F6": ("exact_resume", "a resumed run equals one that never stopped"),
     "F7": ("signals", "SIGTERM and Ctrl-C end a run gracefully"),
     "F8": ("not_finite", "NaN and inf never reach the disk"),
-    "F9": ("", "the death of a rank is noticed"),
+    "F9": ("rank_death", "the death of a rank is noticed"),
     "F10": ("", "a state moves between numbers of ranks"),
     "F13": ("", "a dead MLflow server costs nothing"),
     "F14": ("bad_ids", "bad ids are named, or read as the unseen id"),
@@ -32,7 +32,6 @@ ROWS = {
 
 NOT_BUILT = {
     "F2": "no rank is killed in its write yet; the first rank writes for all of them",
-    "F9": "no rank is killed or hung under torchrun yet",
     "F10": "the tests of the trainer move checkpoints between numbers of ranks; nothing is counted here yet",
     "F13": "the tests of the tracker inject servers that are absent, hang or fail; nothing is counted here yet",
 }

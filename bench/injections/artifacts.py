@@ -228,6 +228,17 @@ def encoded(folder: Path, rows: int) -> EncodedDataset:
     return prepare(table(rows), schema(), folder / "encoded")
 
 
+def saved_steps(out: Path) -> set[str]:
+    """The names of the checkpoints in the folder of a command ``train``."""
+    return {path.parent.name for path in out.glob("checkpoints/*/*/manifest.json")}
+
+
+def model_sums(out: Path) -> dict[str, str]:
+    """The checksums of the files of the model that a command ``train`` has left."""
+    files = json.loads((out / "model" / "manifest.json").read_text(encoding="utf-8"))["files"]
+    return {one["path"]: one["xxh3_64"] for one in files}
+
+
 def result_row(number: int, turn: int) -> dict[str, Any]:
     """A row of ``results.csv``."""
     return {

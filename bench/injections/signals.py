@@ -6,13 +6,12 @@ in the end equals, byte for byte, that of a run that never stopped.
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
 from pathlib import Path
 
-from bench.injections.artifacts import configured, table
+from bench.injections.artifacts import configured, model_sums, saved_steps, table
 from bench.injections.children import command
 from bench.injections.tally import Scale, Tally
 from recsys_embed.training import checkpoints
@@ -46,7 +45,7 @@ def inject(scale: Scale, folder: Path) -> Tally:
         if last.returncode != 0:
             tally.lost += 1
             tally.breach(f"the same command does not go on: {text[-300:]}")
-        elif _files(out) != _files(folder / "whole"):
+        elif model_sums(out) != model_sums(folder / "whole"):
             tally.silent += 1
             tally.breach("the model that went on is another one")
     tally.gaps.append("the status of the MLflow run: its test is the tracker's own")
@@ -56,8 +55,8 @@ def inject(scale: Scale, folder: Path) -> Tally:
 def _stopped(config: Path, out: Path, number: signal.Signals, delay: float, tally: Tally) -> bool:
     """Start the command, send the signal while it trains, judge how it ended; False where it had finished."""
     process = command(["train", config, "--out", out, "--quiet"])
-    before, begin = _states(out), time.perf_counter()
-    while _states(out) <= before and process.poll() is None and time.perf_counter() - begin < STARTING:
+    before, begin = saved_steps(out), time.perf_counter()
+    while saved_steps(out) <= before and process.poll() is None and time.perf_counter() - begin < STARTING:
         time.sleep(0.01)
     time.sleep(delay)
     process.send_signal(number)
@@ -79,13 +78,3 @@ def _stopped(config: Path, out: Path, number: signal.Signals, delay: float, tall
     tally.recovered += found is not None
     tally.lost += found is None
     return True
-
-
-def _states(out: Path) -> set[str]:
-    """The checkpoints that are there."""
-    return {path.parent.name for path in out.glob("checkpoints/*/*/manifest.json")}
-
-
-def _files(out: Path) -> dict[str, str]:
-    files = json.loads((out / "model" / "manifest.json").read_text(encoding="utf-8"))["files"]
-    return {one["path"]: one["xxh3_64"] for one in files}

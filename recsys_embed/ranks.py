@@ -140,7 +140,8 @@ def share() -> Share:
 def wait() -> None:
     """Until all ranks are here."""
     if count() > 1:
-        dist.barrier()
+        there = device()
+        dist.barrier(device_ids=[there.index] if there.type == "cuda" else None)  # else torch warns that it guesses
 
 
 def device() -> torch.device:

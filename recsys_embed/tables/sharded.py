@@ -52,6 +52,7 @@ class ShardedTables(Tables):
         self, source: ReferenceTables, placements: Sequence[Placement], rule: UpdateRule, device: torch.device
     ) -> None:
         super().__init__(list(source.specs.values()), source.groups)
+        _hush()
         agree(placements)
         self.rule = rule
         self._placements = {placement.spec.name: placement for placement in placements}
@@ -645,6 +646,18 @@ def agree(placements: Sequence[Placement]) -> None:
         raise ConfigError("the ranks have planned different placements: they were given different configs or libraries")
 
 
+# --- what libraries say --------------------------------------------------------------------------------------
+
+_SAID_BY_WARNING = (
+    r"`torch\.distributed\.reduce_scatter_tensor` is deprecated",
+    r"`torch\.distributed\.all_gather_into_tensor` is deprecated",
+)
+"""TorchRec's row-wise exchange calls torch by names that torch has renamed, at every step."""
+
+_SAID_BY_LOG = ("torch.fx._symbolic_trace", "is_fx_tracing will return true for both fx.symbolic_trace and")
+"""The logger and the beginning of what torch says when TorchRec makes its first batch of ids."""
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """TorchRec and what it imports warn of their own deprecations, and of a topology that says what it is."""
@@ -657,3 +670,17 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+def _hush() -> None:
+    """Drop, from now on, what TorchRec makes torch say while it trains: those messages and no others.
+
+    They come from within every step, where :func:`_quiet` would make Python forget which warnings it has shown once.
+    """
+    for message in _SAID_BY_WARNING:
+        warnings.filterwarnings("ignore", message, FutureWarning, module=r"torch\.distributed\.c10d_logger$")
+    logging.getLogger(_SAID_BY_LOG[0]).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_SAID_BY_LOG[1])

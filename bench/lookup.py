@@ -15,21 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ALLOCATOR = {
-    "THP_MEM_ALLOC_ENABLE": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "34359738368",
-}
-"""Without these, outputs over 32 MB are mapped and page-faulted at every step, and that is what one would measure."""
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.harness.setting import facts, set_allocator
 
 
 def main() -> None:
@@ -37,9 +31,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller tables and fewer repeats")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
-    if any(os.environ.get(key) != value for key, value in ALLOCATOR.items()):
-        # The C library reads them when a process starts.
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    set_allocator()
     result = run(features=26, rows=100_000 if args.quick else 1_000_000, repeats=15 if args.quick else 60)
     print(table(result))
     if args.json:
@@ -48,11 +40,6 @@ def main() -> None:
 
 
 def run(*, features: int, rows: int, repeats: int) -> dict[str, Any]:
-    import fbgemm_gpu
-    import torch
-
-    from recsys_embed.provenance import processor
-
     cells = [
         measure(strategy, backend, features, rows, dim, 4096, repeats)
         for dim in (16, 64)
@@ -61,10 +48,7 @@ def run(*, features: int, rows: int, repeats: int) -> dict[str, Any]:
         if rows * dim <= 16_000_000 or strategy != "full"
     ]
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "fbgemm": fbgemm_gpu.__version__},
-        "allocator": ALLOCATOR,
+        **facts("fbgemm-gpu-cpu"),
         "note": "FBGEMM's CPU build runs on one thread.",
         "setting": {"features": features, "rows": rows, "batch": 4096, "zipf": 1.05, "kept_fraction": 0.1},
         "cells": cells,
@@ -76,7 +60,9 @@ def measure(
 ) -> dict[str, Any]:
     import torch
 
+    from bench.harness.draws import scattered, zipf_ranks
     from recsys_embed import EmbeddingLayer, Feature
+    from recsys_embed.features import Ids
 
     budget = None if strategy == "full" else 0.1
     emb = EmbeddingLayer(
@@ -90,9 +76,7 @@ def measure(
     optimizer = emb.optimizer("rowwise_adagrad", lr=0.01)
     (part,) = emb.strategies
     generator = torch.Generator().manual_seed(0)
-    batches = [zipf_ids(features, rows, batch, generator) for _ in range(4)]
-    from recsys_embed.features import Ids
-
+    batches = [scattered(zipf_ranks(features, rows, batch, generator), rows).to(torch.int32) for _ in range(4)]
     numbers = [part.address(Ids(ids, features)).rows["rows"].flatten(0, 1).contiguous() for ids in batches]
     raw = raw_operator(emb)
     gradient = torch.randn(batch, features, dim, generator=generator) * 0.01
@@ -139,16 +123,6 @@ def measure(
         "ratio": round(statistics.median(sum(a) / sum(b) for a, b, _ in pairs), 3),
         "ratio_without_addressing": round(statistics.median((sum(a) - c) / sum(b) for a, b, c in pairs), 3),
     }
-
-
-def zipf_ids(features: int, rows: int, batch: int, generator: Any) -> Any:
-    """Ids ``[F, B]`` int32: ranks drawn from Zipf(1.05), scattered over the table by a fixed bijection."""
-    import torch
-
-    weights = torch.arange(1, rows + 1, dtype=torch.float64) ** -1.05
-    edges = weights.cumsum(0) / weights.sum()
-    ranks = torch.searchsorted(edges, torch.rand(features, batch, generator=generator, dtype=torch.float64))
-    return (ranks.clamp_(max=rows - 1) * 7_368_787 % rows).to(torch.int32)
 
 
 def raw_operator(emb: Any) -> Any:

@@ -217,7 +217,7 @@ class EmbeddingLayer(nn.Module):
         if ids.offsets is None:
             feature, sample = divmod(place, ids.batch)
         else:
-            bag = int(torch.searchsorted(ids.offsets, torch.tensor(place, dtype=ids.offsets.dtype), right=True)) - 1
+            bag = int(torch.searchsorted(ids.offsets, ids.offsets.new_tensor(place), right=True)) - 1
             feature, sample = divmod(bag, ids.batch)
         value, size = int(values.view(-1)[place]), self.features[feature].size
         raise DataError(

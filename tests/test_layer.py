@@ -113,6 +113,13 @@ def test_ids_out_of_range_touch_no_row(strategy: str, backend: str, bad: int):
         mixed()(Ids(torch.tensor([1, 700, 1]), 3, torch.tensor([0, 1, 2, 3])))
 
 
+@pytest.mark.gpu
+def test_an_id_out_of_range_is_named_on_a_gpu():
+    ids = Ids(torch.tensor([1, 700, 1]), 3, torch.tensor([0, 1, 2, 3])).to(torch.device("cuda"))
+    with pytest.raises(DataError, match=r"column 'tags'"):
+        mixed().to("cuda")(ids)
+
+
 # --- configuration -------------------------------------------------------------------------------------------
 
 

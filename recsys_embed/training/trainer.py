@@ -77,8 +77,8 @@ def train(
         dataset: only its "train" and "val" splits are read.
         config: the protocol; together with the model's seeds it decides every bit of the result on CPU.
         checkpoints: folder for checkpoints: after every epoch, every ``config.checkpoint_steps`` steps, and where the
-            run is stopped. The newest valid one that is there is taken up, and the final weights equal those of a run
-            that never stopped. One run at a time writes there.
+            run is stopped. The newest valid one that is there is taken up, on whatever device it was written, and on
+            CPU the final weights equal those of a run that never stopped. One run at a time writes there.
         progress: draw a bar, where stderr is a terminal.
         on_epoch: called after every epoch, once it is saved, with its line of the history.
         meta: the caller's own values (JSON), saved with every checkpoint as they are then; those of the checkpoint
@@ -101,7 +101,7 @@ def train(
             stack.enter_context(only_writer(checkpoints))
         stack.enter_context(_settings(config, device))
         identity = {
-            "training": config.protocol(),
+            "training": {name: value for name, value in config.protocol().items() if name != "device"},
             **model.settings,
             "data": {"fingerprint": dataset.fingerprint},
         }

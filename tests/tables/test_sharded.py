@@ -1,4 +1,5 @@
-"""The sharded back end on 1, 2 and 4 ranks of gloo against one process with plain tables."""
+"""The sharded back end on 2 and 4 ranks of gloo, and of NCCL where there are GPUs, against one process with plain
+tables on CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from torch import Tensor
 from recsys_embed import ConfigError, DivergedError, EmbeddingLayer, Feature
 from recsys_embed.config import ShardingConfig
 from recsys_embed.features import Ids
+from recsys_embed.layer import RULES
 from recsys_embed.tables.base import UpdateRule
+from recsys_embed.tables.optimizer import TablesOptimizer
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
 
 pytest.importorskip("torchrec", reason="the sharded back end needs TorchRec")
@@ -32,35 +35,42 @@ MIXED = {"user": "unified", "tag*": "compositional", "*": "full"}
 # --- spawning ------------------------------------------------------------------------------------------------
 
 
-def work(rank: int, world: int, folder: str, names: Sequence[str]) -> None:
+def work(rank: int, world: int, folder: str, names: Sequence[str], cuda: bool = False) -> None:
     """Run cases on one rank; rank 0 keeps what they return, and every rank its exception."""
     torch.set_num_threads(1)
     where = Path(folder)
     wait = datetime.timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{where}/init", rank=rank, world_size=world, timeout=wait)
+    if cuda:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if cuda else "gloo", init_method=f"file://{where}/init", rank=rank, world_size=world, timeout=wait
+    )
     for name in names:
         try:
-            found = CASES[name](rank, world)
+            found = (ON_CUDA if cuda else CASES)[name](rank, world)
         except Exception:
             (where / f"{name}-{rank}.error").write_text(traceback.format_exc())
             break
-        save_file({key: tensor.contiguous() for key, tensor in found.items()}, where / f"{name}-{rank}.safetensors")
+        kept = {key: tensor.cpu().contiguous() for key, tensor in found.items()}
+        save_file(kept, where / f"{name}-{rank}.safetensors")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Tensor]]:
     """What a case gave on a rank of a world; each world is spawned once, for all of its cases."""
-    folders: dict[int, Path] = {}
+    folders: dict[tuple[int, bool], Path] = {}
 
-    def of(world: int, case: str, rank: int = 0) -> dict[str, Tensor]:
-        if world not in folders:
-            folders[world] = tmp_path_factory.mktemp(f"world{world}")
+    def of(world: int, case: str, rank: int = 0, cuda: bool = False) -> dict[str, Tensor]:
+        here = (world, cuda)
+        if here not in folders:
+            folders[here] = tmp_path_factory.mktemp(f"world{world}")
             names = [name for name in CASES if world == 2 or name in ON_FOUR]
-            torch.multiprocessing.spawn(work, (world, str(folders[world]), names), nprocs=world)
-        for error in sorted(folders[world].glob(f"{case}-*.error")):
+            names = list(ON_CUDA) if cuda else names
+            torch.multiprocessing.spawn(work, (world, str(folders[here]), names, cuda), nprocs=world)
+        for error in sorted(folders[here].glob(f"{case}-*.error")):
             pytest.fail(f"{error.name}:\n{error.read_text()}")
-        return load_file(folders[world] / f"{case}-{rank}.safetensors")
+        return load_file(folders[here] / f"{case}-{rank}.safetensors")
 
     return of
 
@@ -90,20 +100,34 @@ def trained(
     backend: str = "auto",
     accumulate: bool = False,
     below: int = 4096,
+    device: str = "cpu",
+    moved: bool = False,
 ) -> dict[str, Tensor]:
-    """Tables and optimizer state after some steps towards fixed targets; a rank sees its share of each batch."""
+    """Tables and optimizer state after some steps towards fixed targets; a rank sees its share of each batch. Where
+    they are ``moved``, a layer that is made halfway goes on with what another had come to, by way of main memory."""
     budget = None if strategy == "full" else 0.3
     sharding = ShardingConfig(placement=placement or {"*": "auto"}, replicate_below=below)
-    layer = EmbeddingLayer(
-        features, dim, strategy=strategy, budget=budget, exact=(), backend=backend, sharding=sharding
-    )
-    optimizer = layer.optimizer(rule, lr=0.5 if rule == "sgd" else 0.05, reduce="sum")
-    target = torch.randn(BATCH, len(features), dim, generator=torch.Generator().manual_seed(1)) / 10
+
+    def made() -> tuple[EmbeddingLayer, TablesOptimizer]:
+        layer = EmbeddingLayer(
+            features, dim, strategy=strategy, budget=budget, exact=(), backend=backend, sharding=sharding
+        ).to(device)
+        return layer, layer.optimizer(rule, lr=0.5 if rule == "sgd" else 0.05, reduce="sum")
+
+    layer, optimizer = made()
+    target = torch.randn(BATCH, len(features), dim, generator=torch.Generator().manual_seed(1)).to(device) / 10
     first, last = CUTS[world][rank : rank + 2]
     for step in range(steps):
+        if moved and step == steps // 2:
+            weights = {name: tensor.cpu() for name, tensor in layer.state_dict().items()}
+            plain = optimizer.state_dict()
+            state = {name: {"sum": one["sum"].cpu()} for name, one in plain["state"].items()}
+            layer, optimizer = made()
+            layer.load_state_dict(weights)
+            optimizer.load_state_dict({**plain, "state": state})
         parts = [(first, (first + last) // 2), ((first + last) // 2, last)] if accumulate else [(first, last)]
         for begin, end in parts:
-            ids = samples(draw_ids(features, BATCH, step), begin, end)
+            ids = samples(draw_ids(features, BATCH, step), begin, end).to(layer.device)
             ((layer(ids) - target[begin:end]).square().sum() / BATCH).backward()
         optimizer.step()
     state = {f"state.{name}": one["sum"] for name, one in optimizer.state_dict()["state"].items()}
@@ -138,6 +162,22 @@ RUNS: dict[str, dict[str, Any]] = {
     "bags_row_wise": {"rule": "sgd", "features": BAGS, "placement": {"*": "row_wise"}, "below": 0},
     "non_linear": {"rule": "sgd", "features": BAGS, "strategy": "compositional", "steps": 20, "below": 0},
     "accumulated": {"rule": "rowwise_adagrad", "steps": 10, "accumulate": True},
+    "moved": {"rule": "rowwise_adagrad", "features": BAGS, "steps": 10, "moved": True, "dim": 10},
+}
+CUDA_RUNS: dict[str, dict[str, Any]] = {
+    **{
+        f"cuda_{strategy}_{rule}_{'bags' if features is BAGS else 'single'}": {
+            "rule": rule,
+            "strategy": strategy,
+            "features": features,
+            "steps": 20,
+            "below": 0,
+        }
+        for strategy in ("full", "hash", "unified", "compositional")
+        for rule in RULES
+        for features in (FEATURES, BAGS)
+    },
+    **{f"cuda_{name}": options for name, options in RUNS.items()},
 }
 
 
@@ -145,16 +185,31 @@ def run(name: str) -> Callable[[int, int], dict[str, Tensor]]:
     return lambda rank, world: trained(rank, world, **RUNS[name])
 
 
+def run_on_cuda(name: str) -> Callable[[int, int], dict[str, Tensor]]:
+    options = {**CUDA_RUNS[name], "backend": "sharded", "device": "cuda"}
+    return lambda rank, world: trained(rank, world, **options)
+
+
 CASES: dict[str, Callable[[int, int], dict[str, Tensor]]] = {name: run(name) for name in RUNS}
+ON_CUDA = {name: run_on_cuda(name) for name in CUDA_RUNS}
 ON_FOUR = {"initial", "mixed_lanes", "bags", "moved_rows", "not_finite", *(f"sgd_{kind}" for kind in KINDS)}
 """Spawns are slow: what may differ between two ranks and four; all else is held on two."""
 
 
 @pytest.mark.parametrize(("name", "world"), [(n, w) for n in RUNS for w in (2, 4) if w == 2 or n in ON_FOUR])
 def test_ranks_train_the_model_of_one_process(results: Callable[..., dict[str, Tensor]], name: str, world: int):
-    expected = trained(0, 1, **{**RUNS[name], "backend": "reference"})
+    expected = trained(0, 1, **{**RUNS[name], "backend": "reference", "moved": False})
     for rank in range(world):
         assert_same(results(world, name, rank), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CUDA_RUNS)
+def test_gpus_train_the_model_of_one_cpu(results: Callable[..., dict[str, Tensor]], name: str):
+    world = max(count for count in CUTS if count <= torch.cuda.device_count())
+    expected = trained(0, 1, **{**CUDA_RUNS[name], "backend": "reference", "moved": False})
+    for rank in range(world):
+        assert_same(results(world, name, rank, cuda=True), expected)
 
 
 # --- rows by name, and what is agreed ------------------------------------------------------------------------

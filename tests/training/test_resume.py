@@ -314,13 +314,25 @@ def test_a_device_that_is_not_there_is_refused(data: Any) -> None:
         settings(device="gpu")
 
 
+def test_a_checkpoint_is_of_no_device(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken up under the name of another device; here both names mean the CPU, so that nothing else differs."""
+    straight, _ = fit(settings(), data)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "device_of", lambda name: torch.device("cpu"))
+        stop_after(settings(device="cuda"), data, 8, tmp_path)
+    resumed, _ = fit(settings(), data, checkpoints=tmp_path)
+    assert same_state(straight, resumed)
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("places", [("cuda", "cuda"), ("cpu", "cuda"), ("cuda", "cpu")], ids="-to-".join)
 @pytest.mark.parametrize("tables", ["adam", "rowwise_adagrad"])
-def test_on_a_gpu_it_learns_what_it_learns_on_a_cpu(data: Any, tables: str, tmp_path: Path) -> None:
+def test_on_a_gpu_it_learns_what_it_learns_on_a_cpu(
+    data: Any, tables: str, places: tuple[str, str], tmp_path: Path
+) -> None:
     _, expected = fit(settings(tables), data)
-    stop_after(settings(tables, device="cuda"), data, 8, tmp_path)
-    model, result = fit(settings(tables, device="cuda"), data, checkpoints=tmp_path)
-    assert model.embedding.device.type == "cuda"
+    stop_after(settings(tables, device=places[0]), data, 8, tmp_path)
+    model, result = fit(settings(tables, device=places[1]), data, checkpoints=tmp_path)
+    assert model.embedding.device.type == places[1]
     for one, other in zip(result.history, expected.history, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)

@@ -31,7 +31,7 @@ from recsys_embed.data import Encoder
 from recsys_embed.data.readers import read_frames
 from recsys_embed.errors import CheckpointError, DataError
 from recsys_embed.files import atomic_folder, atomic_path, verify_manifest, write_manifest
-from recsys_embed.recommender import Recommender, build_recommender
+from recsys_embed.recommender import Recommender, shipped_recommender
 
 CONFIG, WEIGHTS, ENCODER = "config.toml", "model.safetensors", "encoder"
 CHUNK_ROWS = 65_536
@@ -97,23 +97,14 @@ def load(model_dir: str | Path) -> Predictor:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, SafetensorError) as error:
         name = str(folder / (WEIGHTS if isinstance(error, SafetensorError) else CONFIG))
         raise CheckpointError(f"{name}: cannot be read: {error}", file=name) from error
-    config = parse_config(_portable(tree), source=str(folder / CONFIG))
+    config = parse_config(tree, source=str(folder / CONFIG))
     encoder = Encoder.load(folder / ENCODER)
-    model = build_recommender(config, encoder.features, len(encoder.dense))
     try:
-        model.load_shipped(tensors)
+        model = shipped_recommender(config, encoder.features, len(encoder.dense), tensors)
     except RuntimeError as error:
         name = str(folder / WEIGHTS)
         raise CheckpointError(f"{name}: does not fit the config beside it: {error}", file=name) from error
     return Predictor(model, config, encoder)
-
-
-def _portable(tree: dict[str, Any]) -> dict[str, Any]:
-    """The config to predict by: back ends chosen by name are for training, and may not be installed here."""
-    embedding = tree.get("embedding", {})
-    if embedding.get("backend", "auto") != "auto":
-        embedding["backend"] = "reference"
-    return tree
 
 
 # --- scoring files -------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ TRAINING_CODE = (
     "tables",
     "training",
     "report/run.py",
+    "report/serving.py",
 )
 """The sources that a trained model and its metrics depend on. The page, the command line and tracking are not among
 them, so that restyling a report trains nothing again; nor is ``config.py``, whose outcome, the resolved config, is part

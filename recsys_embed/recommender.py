@@ -81,3 +81,18 @@ def build_recommender(config: Config, features: Sequence[Feature], num_dense: in
         interaction = build_model(config.model, num_features=len(features), num_dense=num_dense)
     tree = config.model_dump(mode="json", include={"model", "embedding"})
     return Recommender(embedding, interaction, settings=tree)
+
+
+def shipped_recommender(
+    config: Config, features: Sequence[Feature], num_dense: int, state: Mapping[str, Tensor]
+) -> Recommender:
+    """What is served of the recommender that ``config`` describes: on CPU and plain PyTorch, whatever back end trained
+    it, with tables held as they are stored.
+
+    Raises:
+        RuntimeError: ``state`` is not what :meth:`Recommender.shipped_state` gives for this config.
+    """
+    plain = config.embedding.model_copy(update={"backend": "reference"})
+    model = build_recommender(config.model_copy(update={"embedding": plain}), features, num_dense)
+    model.load_shipped(state)
+    return model.eval()

@@ -25,6 +25,7 @@ from recsys_embed.report.page import write_page
 from recsys_embed.report.results import COLUMNS, read_predictions, read_results
 from recsys_embed.report.study import exit_code, expand, run_study
 from recsys_embed.report.summary import summarise
+from recsys_embed.training.evaluation import predict
 from recsys_embed.training.metrics import auc
 
 STORED = {"storage": "fp32", "scale": None}
@@ -122,7 +123,10 @@ def test_results_can_be_recomputed_and_are_reused(
     assert not stored["reused"].any()
     assert (stored.loc[stored["strategy"] == "full", "test_auc"] > 0.65).all()
     assert (stored["serve_bytes"] <= stored["full_bytes"]).all()
-    assert (stored[["peak_rss_bytes", "wall_seconds", "predict_microseconds_per_row"]] > 0).all(axis=None)
+    measured = ["peak_rss_bytes", "wall_seconds", "predict_microseconds_per_row"]
+    measured += ["latency_single_row_microseconds", "predict_rows_per_second"]
+    assert (stored[measured] > 0).all(axis=None)
+    assert {json.loads(text)["batch"] for text in stored["serving"]} == {256}
     for _, row in stored.iterrows():
         found = read_predictions(out, row["run"])
         assert found is not None
@@ -141,6 +145,22 @@ def test_results_can_be_recomputed_and_are_reused(
     # A run without its predictions is no finished run.
     (out / "predictions" / f"{rows['run'][0]}.parquet").unlink()
     assert run_study(config(tree), out, progress=False)["reused"].tolist() == [False, True, True, True]
+
+
+def test_what_is_served_is_the_shipped_form(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = []
+    monkeypatch.setattr(run_module, "serving_speed", lambda model, *rest: served.append((model, *rest)) or {})
+    tree["study"] |= {"strategies": [{"name": "full", "storage": "int8"}], "budgets": [0.25], "seeds": [0]}
+    (row,) = run_study(config(tree), tmp_path, progress=False).to_dict("records")
+    ((model, dataset, batch_size),) = served
+    assert (model.training, batch_size) == (False, 256)
+    held = {tensor.dtype for name, tensor in model.embedding.state_dict().items() if name.startswith("tables.")}
+    assert held == {torch.int8}
+    scores = read_predictions(tmp_path, row["run"])
+    assert scores is not None
+    np.testing.assert_allclose(predict(model, dataset, "test", 256), scores["score"], atol=1e-6)
 
 
 def test_failures_are_rows_and_take_nothing_with_them(

@@ -62,6 +62,9 @@ COLUMNS: dict[str, str] = {
     "wall_seconds": "float",
     "train_samples_per_second": "float",
     "predict_microseconds_per_row": "float",
+    "latency_single_row_microseconds": "float",
+    "predict_rows_per_second": "float",
+    "serving": "json",
     "peak_rss_bytes": "int",
     "epochs": "int",
     "coarse": "flag",
@@ -83,7 +86,7 @@ COLUMNS: dict[str, str] = {
 
 _NEEDED = ("dataset", "fingerprint", "model", "strategy", "seed", "run", "status")
 _OK_NEEDS = ("serve_bytes",)
-_YOUNGER = ("host_bytes",)
+_YOUNGER = ("host_bytes", "latency_single_row_microseconds", "predict_rows_per_second", "serving")
 """Columns that files written before them lack; they are read as missing."""
 
 

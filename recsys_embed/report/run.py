@@ -27,8 +27,9 @@ from recsys_embed.errors import BudgetError, DivergedError
 from recsys_embed.files import atomic_write
 from recsys_embed.ledger import with_vocabularies
 from recsys_embed.provenance import code_digest, peak_rss_bytes, reset_peak_rss, versions
-from recsys_embed.recommender import Recommender, build_recommender
+from recsys_embed.recommender import Recommender, build_recommender, shipped_recommender
 from recsys_embed.report.results import COLUMNS, predictions_path, write_predictions
+from recsys_embed.report.serving import serving_speed
 from recsys_embed.seals import intact, write_sealed
 from recsys_embed.training.metrics import evaluate
 from recsys_embed.training.trainer import TrainResult, predict, train
@@ -190,7 +191,10 @@ def run_cell(
             bucket=dataset.buckets("test"),
         )
         atomic_write(folder / LEDGER, trained.ledger.to_csv(index=False))
-        document = {"row": trained.row, "history": [_plain(epoch) for epoch in trained.result.history]}
+        # As it would be loaded elsewhere. Last, since it holds the tables once more.
+        shipped = shipped_recommender(cell.config, dataset.features, len(dataset.dense), trained.model.shipped_state())
+        row = trained.row | serving_speed(shipped, dataset, cell.config.training.batch_size)
+        document = {"row": row, "history": [_plain(epoch) for epoch in trained.result.history]}
     except BudgetError as error:
         text = str(error)
         if str(error.nearest_bytes) not in text:

@@ -76,6 +76,11 @@ class Cell:
         values = self._known(column)
         return float(values.mean()) if len(values) else float("nan")
 
+    def median(self, column: str) -> float:
+        """As :meth:`mean`: what a busy machine did to one run leaves it where it is."""
+        values = self._known(column)
+        return float(np.median(values)) if len(values) else float("nan")
+
     def sd(self, column: str) -> float:
         """The sample standard deviation over seeds; NaN with fewer than two."""
         values = self._known(column)

@@ -18,6 +18,7 @@ from recsys_embed.report.statistics import LEVEL, Interval
 from recsys_embed.report.summary import Budget, Cell, Section
 
 PERCENT = f"{LEVEL:.0%}"
+LATENCY, THROUGHPUT = "latency_single_row_microseconds", "predict_rows_per_second"
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,44 @@ def speed_table(section: Section) -> Table | None:
     )
     columns += ("training bytes", "checkpoint bytes", "peak memory of the process")
     return Table(columns, tuple(rows), 2) if rows else None
+
+
+def serving_table(section: Section) -> Table | None:
+    """How fast the shipped models answer, beside their bytes."""
+    full = section.full
+    rows = []
+    for cell in _in_order(section):
+        row = [Text(cell.method), Text(cell.budget or "–"), Text(format_bytes(cell.bytes))]
+        for column in (LATENCY, THROUGHPUT):
+            value = cell.median(column)
+            row.append(Text("–" if np.isnan(value) else f"{value:,.0f}"))
+            if full is not None:
+                ratio = value / full.median(column)
+                row.append(Text("–" if np.isnan(ratio) else f"{ratio:.2f}"))
+        rows.append(tuple(row))
+    columns = ["strategy", "budget", "serving bytes"]
+    for title in ("one row, µs", "batch, rows/s"):
+        columns += [title, "× full"] if full is not None else [title]
+    kinds = tuple("reference" if cell is full else "" for cell in _in_order(section))
+    return Table(tuple(columns), tuple(rows), 2, kinds) if rows else None
+
+
+def serving_note(section: Section) -> str:
+    """Where and how serving was measured; several values where runs differ."""
+    texts = sorted({text for cell in section.cells for text in cell.ok["serving"] if text})
+    if not texts:
+        return "Not measured: these runs are from before serving was."
+    told = [json.loads(text) for text in texts]
+
+    def values(name: str) -> str:
+        return " / ".join(dict.fromkeys(_number(one.get(name, "unknown")) for one in told))
+
+    return (
+        f"Shipped models on {values('processor')}, threads: {values('threads')}, warm, "
+        f"from encoded rows to probabilities; medians over seeds. One row: the median of {values('requests')} "
+        f"requests, each of another row. Batch: of {values('batch')} rows. Runs beside others in parallel slow "
+        "each other down."
+    )
 
 
 def failure_table(section: Section) -> Table | None:

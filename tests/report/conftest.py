@@ -138,6 +138,9 @@ def write_study(
                         "peak_rss_bytes": 900_000_000,
                         "train_samples_per_second": 210_000 * (1 - 0.12 * place) * (1.1 - 0.1 * kept),
                         "predict_microseconds_per_row": 2.1 + 0.4 * place - 0.3 * (1 - kept),
+                        "latency_single_row_microseconds": 500 + 100 * place + 7 * seed**3,
+                        "predict_rows_per_second": 400_000 / (1 + place) - 10_000 * seed**3,
+                        "serving": {"processor": "Example CPU", "threads": 1, "batch": 4096, "requests": 100},
                         "parts": _parts(method, size, parts or PARTS),
                     }
                     row["train_bytes"], row["checkpoint_bytes"] = int(row["train_bytes"]), int(row["checkpoint_bytes"])

@@ -354,11 +354,15 @@ class StudyConfig(Node):
 
 
 class TrackingConfig(Node):
-    """Where runs are logged."""
+    """Where runs are logged.
+
+    With ``log_model``, ``train`` logs its model too, as an MLflow model; a report exports none.
+    """
 
     enabled: bool = True
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "recsys_embed"
+    log_model: bool = False
 
 
 class Config(Node):

@@ -28,7 +28,7 @@ from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tracking import Tracker
 
 _LOG = logging.getLogger("recsys_embed")
-SHARDING = "sharding.json"
+SHARDING, MLFLOW_MODELS = "sharding.json", "mlflow-models"
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,9 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
             model = export(trained.model, config, dataset.encoder, out / "model") if first else out / "model"
             tracker.training(config, trained.row, ledger=trained.ledger, features=dataset.features, nested=False)
             tracker.artifacts([model / "manifest.json"], tags={"recsys_embed.model": str(model.resolve())})
+            if config.tracking.log_model:
+                # By the run's identity: files that a server has not taken yet are never those of another model.
+                tracker.model(model, out / MLFLOW_MODELS / cell.digest(dataset.fingerprint))
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

@@ -1,8 +1,9 @@
 """Runs in MLflow: what a job logs, and how it gets to the store.
 
 A report is a run with a nested run per training; a single training is one run. Where the caller has an active run, that
-run is used as it is, and stays open. Only text, CSV and JSON are stored, never a pickled flavour. A number that is not
-finite is logged as a tag, ``not_finite.<name>``: MLflow would store an infinity as 1.8e308.
+run is used as it is, and stays open. Only text, CSV, JSON and, with ``tracking.log_model``, a model of code and
+safetensors are stored, never a pickled flavour. A number that is not finite is logged as a tag, ``not_finite.<name>``:
+MLflow would store an infinity as 1.8e308.
 
 Tracking never decides over a training. A local store is written at once; an error costs one warning, then nothing more
 is logged. What goes to a server goes into a spool in the folder ``mlflow-pending`` of the working folder, and is

@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -23,6 +23,7 @@ from recsys_embed.tracking.spool import Operation
 from recsys_embed.tracking.uris import shown
 
 CONFIG_DIGEST, WORKING_FOLDER = "recsys_embed.config_digest", "recsys_embed.working_folder"
+MODEL = PurePosixPath("model")
 _PARAM_LIMIT, _BATCH, _METRICS, _TAG_LIMIT = 6000, 100, 800, 5000
 
 
@@ -103,9 +104,20 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def upload(run: int, file: Path) -> Operation:
-    """A file as it is when it is delivered."""
-    return {"do": "file", "run": run, "path": str(file.absolute()), "apart": True}
+def upload(run: int, file: Path, to: str = "") -> Operation:
+    """A file as it is when it is delivered, into the folder ``to`` of the run's artifacts."""
+    return {"do": "file", "run": run, "path": str(file.absolute()), "to": to, "apart": True}
+
+
+def model_files(run: int, folder: Path) -> list[Operation]:
+    """The files of an MLflow model, one by one: what was delivered of a large one need not be sent again.
+
+    ``MLmodel``, by which MLflow knows a model, comes last.
+    """
+    files = sorted(
+        (file for file in folder.rglob("*") if file.is_file()), key=lambda file: (file.name == "MLmodel", file)
+    )
+    return [upload(run, file, (MODEL / file.parent.relative_to(folder)).as_posix()) for file in files]
 
 
 def data_set(run: int, name: str, fingerprint: str, data: DataConfig) -> Operation:

@@ -112,7 +112,7 @@ class Store:
         elif do == "file" and not os.path.exists(operation["path"]):
             _LOG.warning("tracking: %s is gone and cannot be logged into run %s", operation["path"], run)
         elif do == "file":
-            self._client.log_artifact(run, operation["path"])
+            self._client.log_artifact(run, operation["path"], operation.get("to") or None)
         elif do == "data":
             self._data_set(run, operation)
         elif do == "end":

@@ -15,7 +15,17 @@ import pandas as pd
 from recsys_embed.config import Config
 from recsys_embed.errors import StackError
 from recsys_embed.features import Feature
-from recsys_embed.tracking.operations import creation, data_set, description, end, logs, sizes_of, text_file, upload
+from recsys_embed.tracking.operations import (
+    creation,
+    data_set,
+    description,
+    end,
+    logs,
+    model_files,
+    sizes_of,
+    text_file,
+    upload,
+)
 from recsys_embed.tracking.outbox import JOB, Direct, Outbox, Spooled
 from recsys_embed.tracking.spool import Operation
 from recsys_embed.tracking.store import quiet
@@ -110,6 +120,17 @@ class Tracker:
         with self._safely():
             uploads = [upload(JOB, file) for file in files if file.exists()]
             self._started().put([*logs(JOB, tags=tags or {}), *uploads])
+
+    def model(self, model_dir: Path, out: Path) -> None:
+        """Log a model folder into the job's own run, as the MLflow model ``model``: code and safetensors, no pickle.
+
+        It is made in the folder ``out``, from where a server may get its files later.
+        """
+        with self._safely():
+            outbox = self._started()
+            from recsys_embed.mlflow_model import save_mlflow_model  # which needs the rest of MLflow
+
+            outbox.put(model_files(JOB, save_mlflow_model(model_dir, out)))
 
     def close(self, status: str = "FINISHED") -> None:
         """End the job's run, unless it is the caller's own; say what a server has not taken yet."""

@@ -1,7 +1,8 @@
 """What FBGEMM's kernels ask of whoever calls them, by the fused back end and by TorchRec alike.
 
 Rows are padded to a multiple of four floats. Row-wise Adagrad averages over the padded width, which would move rows of
-width 30 by 3.3 % too far: rate and eps are corrected, so that the update is the logical one.
+width 30 by 3.3 % too far: gradients and rate are corrected, so that the sums it keeps and its update are the logical
+ones. Sums that are kept in units of their own could not be saved and put back to the same bit.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def too_wide(width: int) -> str | None:
 
 
 def correction(rule: UpdateRule, width: int) -> float:
-    """What learning rate and eps are multiplied by."""
-    return math.sqrt(width / padded(width)) if rule.name == "rowwise_adagrad" else 1.0
+    """What gradients are multiplied by, and the learning rate is divided by."""
+    return math.sqrt(padded(width) / width) if rule.name == "rowwise_adagrad" else 1.0
 
 
 def optimizer_of(rule: UpdateRule) -> Any:

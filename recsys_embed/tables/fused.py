@@ -70,7 +70,7 @@ class FusedTables(Tables):
             [(self.specs[name].rows, width, location, compute) for name in names],
             feature_table_map=[names.index(group.lanes[lane]) for lane in order],
             optimizer=optimizer_of(self.rule),
-            eps=self.rule.eps * correction(self.rule, group.width),
+            eps=self.rule.eps,
             pooling_mode=PoolingMode.SUM,
             # Ids are checked, and their feature named, before they come here.
             bounds_check_mode=BoundsCheckMode.NONE if cpu else BoundsCheckMode.FATAL,
@@ -99,7 +99,7 @@ class FusedTables(Tables):
         assert self.rule is not None
         if lr != self._lr:
             for operator, group in zip(self._operators, self.groups, strict=True):
-                operator.set_learning_rate(lr * correction(self.rule, group.width))
+                operator.set_learning_rate(lr / correction(self.rule, group.width))
             self._lr = lr
 
     def update(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
@@ -107,7 +107,9 @@ class FusedTables(Tables):
         if read is None:
             with torch.enable_grad():
                 read = self.read(group, request)
-        read.backward(gradient)
+        assert self.rule is not None
+        factor = correction(self.rule, self.groups[group].width)
+        read.backward(gradient if factor == 1 else gradient * factor)
 
     def get(self, name: str) -> Tensor:
         """A view, without the padding."""
@@ -123,7 +125,7 @@ class FusedTables(Tables):
         stored[:, : self.specs[name].width].copy_(weights)
 
     def get_state(self, name: str) -> Tensor:
-        """A copy of row-wise sums, scaled to the logical width; a view of elementwise sums."""
+        """A view of the operator's memory, without the padding."""
         assert self.rule is not None
         width = self.specs[name].width
         if self.rule.name == "sgd":
@@ -131,16 +133,11 @@ class FusedTables(Tables):
         state = self._momentum(name)
         if self.rule.name == "adagrad":
             return state[:, :width]
-        return state.view(-1, 1) * (self.padded_width(width) / width)
+        return state.view(-1, 1)
 
     def put_state(self, name: str, state: Tensor) -> None:
-        """Copied, scaled to the padded width."""
-        assert self.rule is not None
-        width = self.specs[name].width
-        if self.rule.name == "adagrad":
-            self._momentum(name)[:, :width].copy_(state)
-        elif self.rule.name == "rowwise_adagrad":
-            self._momentum(name).view(-1, 1).copy_(state * (width / self.padded_width(width)))
+        """Copied."""
+        self.get_state(name).copy_(state)
 
     def get_rows(self, name: str, rows: Tensor) -> Rows:
         """Indexed out of the operator's memory."""
@@ -148,13 +145,8 @@ class FusedTables(Tables):
 
     def put_rows(self, name: str, rows: Tensor, values: Rows) -> None:
         """Indexed into the operator's memory."""
-        assert self.rule is not None
         self.get(name)[rows] = values.weights
-        width = self.specs[name].width
-        if self.rule.name == "adagrad":
-            self._momentum(name)[rows, :width] = values.state
-        elif self.rule.name == "rowwise_adagrad":
-            self._momentum(name).view(-1)[rows] = values.state.view(-1) * (width / self.padded_width(width))
+        self.get_state(name)[rows] = values.state
 
     @property
     def device(self) -> torch.device:

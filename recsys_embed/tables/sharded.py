@@ -112,7 +112,10 @@ class ShardedTables(Tables):
                     read = self.read(group, request)
             from torchrec.distributed.comm_ops import get_gradient_division
 
-            read.backward(gradient * ranks.count() if get_gradient_division() else gradient)
+            assert self.rule is not None
+            factor = correction(self.rule, self.groups[group].width)
+            factor *= ranks.count() if get_gradient_division() else 1
+            read.backward(gradient if factor == 1 else gradient * factor)
         if side.whole:
             asked = _select(request, side.whole, len(self.groups[group].lanes))
             self._replicas[0].steps = self.steps
@@ -138,7 +141,7 @@ class ShardedTables(Tables):
             self._put(name, 0, weights)
 
     def get_state(self, name: str) -> Tensor:
-        """A copy, gathered from all ranks; row-wise sums are scaled to the logical width."""
+        """A copy, gathered from all ranks."""
         return self._gathered(name, "state")
 
     def put_state(self, name: str, state: Tensor) -> None:
@@ -183,7 +186,7 @@ class ShardedTables(Tables):
                 state[mine, piece.state_columns] = piece.state[local]
         weights, state = ranks.summed(weights), ranks.summed(state)
         logical = self.rule.state_width(width)
-        return Rows(weights[:, :width], state[:, :logical] * self._widening(width))
+        return Rows(weights[:, :width], state[:, :logical])
 
     def put_rows(self, name: str, rows: Tensor, values: Rows) -> None:
         """Written on the ranks that hold them."""
@@ -230,7 +233,7 @@ class ShardedTables(Tables):
         if weights is not None:
             weights = F.pad(weights.detach().to(self._device), (0, wide - width))
         if state is not None:
-            state = state.to(self._device) / self._widening(width)
+            state = state.to(self._device)
             if state.shape[1] == width and state.shape[1] != 1:
                 state = F.pad(state, (0, wide - width))
         for piece in self._pieces[name]:
@@ -243,11 +246,6 @@ class ShardedTables(Tables):
     def _place(self, name: str, rows: Tensor) -> Tensor:
         scatter = self._scatters[name]
         return rows if scatter is None else scatter(rows)
-
-    def _widening(self, width: int) -> float:
-        """From the kernel's row-wise sums, means over the padded width, to means over the logical one."""
-        assert self.rule is not None
-        return padded(width) / width if self.rule.name == "rowwise_adagrad" else 1.0
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShardedTables:
         refuse_to_move("sharded", fn, self._device)
@@ -308,7 +306,7 @@ class _Exchange:
         tables = lanes.tables
         placements = {name: tables._placements[name] for name in dict.fromkeys(self._names)}
         self._correction = correction(rule, self._width)
-        self._module = _sharded_module(placements, self._keys, self._names, rule, self._correction, device)
+        self._module = _sharded_module(placements, self._keys, self._names, rule, device)
         scatters = [tables._scatters[name] for name in self._names]
         self._scattered = any(scatter is not None for scatter in scatters)
         specs = [tables.specs[name] for name in self._names]
@@ -336,7 +334,7 @@ class _Exchange:
         """For the reads that follow."""
         optimizer = self._module.fused_optimizer
         for group in optimizer.param_groups:
-            group["lr"] = lr * self._correction
+            group["lr"] = lr / self._correction
         optimizer.step()
 
     def _bags(self, request: Request, longest: int, weighted: bool) -> Any:
@@ -365,7 +363,6 @@ def _sharded_module(
     keys: Sequence[str],
     names: Sequence[str],
     rule: UpdateRule,
-    corrected: float,
     device: torch.device,
 ) -> Any:
     with _quiet():
@@ -388,7 +385,7 @@ def _sharded_module(
             for number, placement in enumerate(placements.values())
         }
         # The first rate is replaced before the first read.
-        sharder = _sharder({"optimizer": optimizer_of(rule), "learning_rate": 1.0, "eps": rule.eps * corrected})
+        sharder = _sharder({"optimizer": optimizer_of(rule), "learning_rate": 1.0, "eps": rule.eps})
         specs = [placement.spec for placement in placements.values()]
         env = ShardingEnv.from_process_group(torch.distributed.group.WORLD)
         return sharder.shard(_collection(specs, features), where, env, device)

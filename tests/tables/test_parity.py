@@ -182,6 +182,8 @@ def test_a_checkpoint_moves_between_back_ends_and_devices(
     tensors = store.load_step(tmp_path, 3).tensors
     layers[1].load_state_dict({name: one for name, one in tensors.items() if not name.startswith("sum.")})
     optimizers[1].load_state_dict({**state, "state": {name: {"sum": tensors[f"sum.{name}"]} for name in sums}})
+    again = optimizers[1].state_dict()["state"]
+    assert all(torch.equal(again[name]["sum"].cpu(), one.cpu()) for name, one in sums.items())  # the same to the bit
     for layer, optimizer in zip(layers, optimizers, strict=True):
         train(layer, optimizer, batches[3:], target)
     assert_same(layers, 1e-5)

@@ -49,12 +49,13 @@ def inject(scale: Scale, folder: Path) -> Tally:
 
 
 def _stopped_twice(folder: Path, name: str, turn: int, count: int, draw: random.Random, tally: Tally) -> None:
+    kind = "auto" if name == "robe" else ("row_wise", "table_wise")[turn // 2 % 2]  # one float wide: not to be spread
     config = configured(
         turn,
         embedding={"strategy": name, "budget": None if name == "full" else 0.5},
         model={"dropout": 0.1, "dim": (8, 6)[turn % 2]},
         training={"batch_size": 64, "patience": 3, "checkpoint_steps": 7},
-        sharding={"placement": {"*": ("row_wise", "table_wise")[turn // 2 % 2]}, "replicate_below": 0},
+        sharding={"placement": {"*": kind}, "replicate_below": 0},
     )
     place = f"{name} on {count} rank{'s' * (count > 1)}"
 

@@ -11,7 +11,7 @@ from bench.injections.tally import NotBuiltError, Scale, Tally
 
 ROWS = {
     "F1": ("kill_in_save", "a save never destroys the last good state"),
-    "F2": ("", "nor does a rank that dies in its write"),
+    "F2": ("rank_in_save", "nor does a rank that dies in its write"),
     "F3": ("disk_full", "a full disk is survived"),
     "F4": ("truncation", "truncation is detected"),
     "F5": ("bit_flips", "corruption is detected"),
@@ -19,7 +19,7 @@ ROWS = {
     "F7": ("signals", "SIGTERM and Ctrl-C end a run gracefully"),
     "F8": ("not_finite", "NaN and inf never reach the disk"),
     "F9": ("rank_death", "the death of a rank is noticed"),
-    "F10": ("", "a state moves between numbers of ranks"),
+    "F10": ("reshard", "a state moves between numbers of ranks"),
     "F13": ("", "a dead MLflow server costs nothing"),
     "F14": ("bad_ids", "bad ids are named, or read as the unseen id"),
     "F17": ("hash_quality", "hashes spread structured and hostile ids"),
@@ -31,8 +31,6 @@ ROWS = {
 """Each row's module and promise. F11, F12 (search), F15 and F16 (data) have tests of their own."""
 
 NOT_BUILT = {
-    "F2": "no rank is killed in its write yet; the first rank writes for all of them",
-    "F10": "the tests of the trainer move checkpoints between numbers of ranks; nothing is counted here yet",
     "F13": "the tests of the tracker inject servers that are absent, hang or fail; nothing is counted here yet",
 }
 """Rows without an injection, and why."""

@@ -25,7 +25,8 @@ from recsys_embed.report.run import Cell, Trained, train_and_measure
 from recsys_embed.report.study import DATA, check_names, check_sizes, exit_code, expand, prepare_into, run_study, sized
 from recsys_embed.sharding import ShardingReport, describe, memory_of, place
 from recsys_embed.tables.base import UpdateRule
-from recsys_embed.tracking import Tracker
+from recsys_embed.tracking import Tracker, new_handle
+from recsys_embed.training.checkpoints import peek
 
 _LOG = logging.getLogger("recsys_embed")
 SHARDING, MLFLOW_MODELS = "sharding.json", "mlflow-models"
@@ -84,15 +85,19 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
     check_sizes(config, dataset.features, infeasible=True)
     cell = Cell(config, "" if config.embedding.budget is None else str(config.embedding.budget))
     tracked = config if first else config.model_copy(update={"tracking": TrackingConfig(enabled=False)})
-    tracker = Tracker(tracked, f"train {dataset.name} {cell.strategy}", job="train")
     # By the run's identity: another config's checkpoints are never taken up.
     checkpoints = out / "checkpoints" / cell.digest(dataset.fingerprint)
+    meta = {"tracking": peek(checkpoints).get("meta", {}).get("tracking") or new_handle()}  # of the run to go on with
+    name = f"train {dataset.name} {cell.strategy}"
+    tracker = Tracker(tracked, name, job="train", handle=meta["tracking"])
     status = "FAILED"
     try:
         if first:
             atomic_write(out / "config.toml", config.to_toml())
             tracker.artifacts(_write_plan(config, dataset, out))
-        trained = train_and_measure(cell, dataset, checkpoints=checkpoints, progress=progress, on_epoch=tracker.epoch)
+        trained = train_and_measure(
+            cell, dataset, checkpoints=checkpoints, progress=progress, on_epoch=tracker.epoch, meta=meta
+        )
         if ranks.count() > 1:
             trained = replace(trained, model=copy.deepcopy(trained.model))  # whole tables: all ranks give theirs
         with ranks.alone():

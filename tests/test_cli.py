@@ -259,8 +259,10 @@ def test_an_interrupted_training_says_how_to_go_on(number: signal.Signals, code:
 
 
 def test_a_training_stopped_in_a_search_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A strategy with stages, from a signal at a step to the exported model."""
+    """A strategy with stages, from a signal at a step to the exported model; one run of MLflow has all of it."""
+    pytest.importorskip("mlflow")
     command = ["train", "clicks.toml", "--out", "m", "--quiet", "--json", "--set", "embedding.strategy='dnis'"]
+    command += ["--set", "tracking.uri='sqlite:///runs.db'"]
     plain, steps = trainer.step, []
 
     def stop(*arguments: Any) -> Any:
@@ -271,12 +273,22 @@ def test_a_training_stopped_in_a_search_goes_on(monkeypatch: pytest.MonkeyPatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "step", stop)
-        stopped = run(*command)
+        stopped = run(*command, tracking=True)
     assert stopped.exit_code == 143, stopped.output
     assert "step 50 is saved, with 2 of at most 5 epochs finished" in stopped.stderr
-    done = run(*command)
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri="sqlite:///runs.db")
+    experiment = client.get_experiment_by_name("recsys_embed").experiment_id
+    (before,) = client.search_runs([experiment])
+    assert before.info.status == "KILLED"
+    done = run(*command, "--set", "training.checkpoint_steps=1000", tracking=True)  # how often it saves may change
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["epochs"] == 5
+    (after,) = client.search_runs([experiment])
+    assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
+    assert [one.step for one in client.get_metric_history(after.info.run_id, "val_auc")] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ MLflow's own asynchronous logging does not do this: its queue is in memory, it d
 at exit without limit, and leaves the creation of runs and the upload of files to the caller's thread.
 """
 
-from recsys_embed.tracking.outbox import deliver
+from recsys_embed.tracking.outbox import deliver, new_handle
 from recsys_embed.tracking.repeat import fetch_config
 from recsys_embed.tracking.tracker import Tracker
 
-__all__ = ["Tracker", "deliver", "fetch_config"]
+__all__ = ["Tracker", "deliver", "fetch_config", "new_handle"]

@@ -188,7 +188,9 @@ class Courier:
             finally:
                 self._connecting = False
             with self._changed:
-                self._spools += adopted
+                handles = {spool.header.get("handle") for spool in self._spools} - {None}
+                before = [spool for spool in adopted if spool.header.get("handle") in handles]  # of the same run
+                self._spools = [*before, *self._spools, *(spool for spool in adopted if spool not in before)]
             self._connected = True
             self._answered()
 

@@ -27,8 +27,10 @@ MODEL = PurePosixPath("model")
 _PARAM_LIMIT, _BATCH, _METRICS, _TAG_LIMIT = 6000, 100, 800, 5000
 
 
-def creation(run: int, name: str, *, job: str, experiment: str, parent: int | None = None) -> Operation:
-    """A new run, nested under ``parent`` if there is one."""
+def creation(
+    run: int, name: str, *, job: str, experiment: str, parent: int | None = None, handle: str | None = None
+) -> Operation:
+    """A new run, nested under ``parent`` if there is one; or the one that has the ``handle``, if there is one."""
     tags = {"mlflow.source.name": f"recsys-embed {job}"}
     with contextlib.suppress(Exception):  # no user name on this system
         tags["mlflow.user"] = getpass.getuser()
@@ -39,6 +41,7 @@ def creation(run: int, name: str, *, job: str, experiment: str, parent: int | No
         "name": name,
         "tags": tags,
         "experiment": experiment,
+        "handle": handle,
         "time": _now(),
     }
 

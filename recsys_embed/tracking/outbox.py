@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -56,10 +57,10 @@ class Direct:
 class Spooled:
     """A server, written from a spool in the background."""
 
-    def __init__(self, uri: str, borrowed: str | None, *, folder: Path | None = None) -> None:
-        self._folder = folder or Path.cwd() / FOLDER
+    def __init__(self, uri: str, borrowed: str | None, handle: str | None = None) -> None:
+        self._folder = Path.cwd() / FOLDER
         self._shown = shown(uri)
-        self._spool = Spool.new(self._folder, {"uri": self._shown, "borrowed": borrowed})
+        self._spool = Spool.new(self._folder, {"uri": self._shown, "borrowed": borrowed, "handle": handle})
         if borrowed:
             self._spool.ids[JOB] = borrowed
         self._courier = _courier(uri, self._folder)
@@ -75,6 +76,11 @@ class Spooled:
     def close(self) -> None:
         if left := self._courier.close():
             _say_what_is_left(left, self._shown, self._folder, self._courier.reason)
+
+
+def new_handle() -> str:
+    """A name for a job's run, which finds it before and after it has an id."""
+    return f"{PENDING}{secrets.token_hex(8)}"
 
 
 def _courier(uri: str, folder: Path | None) -> Courier:
@@ -103,7 +109,8 @@ def _courier(uri: str, folder: Path | None) -> Courier:
 
 
 def _handle(spool: Spool, run: int) -> str:
-    return f"{PENDING}{spool.header['token']}-{run}"
+    own = spool.header.get("handle") if run == JOB else None
+    return own or f"{PENDING}{spool.header['token']}-{run}"
 
 
 def _left_behind(folder: Path, uri: str | None) -> list[Spool]:

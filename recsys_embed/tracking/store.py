@@ -126,9 +126,14 @@ class Store:
         else:
             tags[_PARENT] = ids[operation["parent"]]
             experiment = self._experiment_of(tags[_PARENT])
-        if handle:
+        continued = operation.get("handle")
+        if handle := continued or handle:
             tags[HANDLE] = handle
-            if unsure and (found := self._client.search_runs([experiment], f"tags.`{HANDLE}` = '{handle}'")):
+            if (continued or unsure) and (
+                found := self._client.search_runs([experiment], f"tags.`{HANDLE}` = '{handle}'")
+            ):
+                if continued:
+                    self._client.update_run(found[0].info.run_id, status="RUNNING")
                 return str(found[0].info.run_id)
         run = self._client.create_run(experiment, operation["time"], tags, operation["name"]).info.run_id
         self.created.add(run)

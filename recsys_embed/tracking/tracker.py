@@ -46,12 +46,14 @@ _LOG = logging.getLogger("recsys_embed.tracking")
 class Tracker:
     """Logs one job. Nothing is imported or contacted before the first call that logs.
 
+    With a ``handle`` (:func:`~recsys_embed.tracking.new_handle`) the job goes on with the run that has it.
+
     Raises:
         StackError: MLflow is missing although the config names a URI of its own.
     """
 
-    def __init__(self, config: Config, name: str, *, job: str) -> None:
-        self._config, self._name, self._job = config, name, job
+    def __init__(self, config: Config, name: str, *, job: str, handle: str | None = None) -> None:
+        self._config, self._name, self._job, self._handle = config, name, job, handle
         self._uri = tracking_uri(config.tracking)
         self._outbox: Outbox | None = None
         self._borrowed = False
@@ -167,16 +169,18 @@ class Tracker:
             borrowed = active.info.run_id if active else os.environ.get("MLFLOW_RUN_ID")
             if active and mlflow is not None:
                 self._uri = mlflow.get_tracking_uri()
-            outbox: Outbox = Direct(self._uri, borrowed) if is_local(self._uri) else Spooled(self._uri, borrowed)
+            handle = None if borrowed else self._handle
+            local = is_local(self._uri)
+            outbox: Outbox = Direct(self._uri, borrowed) if local else Spooled(self._uri, borrowed, handle)
             self._borrowed = bool(borrowed)
-            creation = [] if borrowed else [self._creation(JOB, self._name)]
-            outbox.put([*creation, *description(JOB, self._config, borrowed=self._borrowed)])
+            creation = [] if borrowed else [self._creation(JOB, self._name, handle=handle)]
+            outbox.put([*creation, *description(JOB, self._config, borrowed=bool(borrowed or handle))])
             self._outbox = outbox
         return self._outbox
 
-    def _creation(self, run: int, name: str, *, parent: int | None = None) -> Operation:
+    def _creation(self, run: int, name: str, *, parent: int | None = None, handle: str | None = None) -> Operation:
         experiment = experiment_name(self._config.tracking)
-        return creation(run, name, job=self._job, experiment=experiment, parent=parent)
+        return creation(run, name, job=self._job, experiment=experiment, parent=parent, handle=handle)
 
 
 class _OffError(Exception):

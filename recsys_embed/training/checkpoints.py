@@ -174,6 +174,16 @@ def load_step(folder: Path, step: int) -> Checkpoint:
     return load(_path(folder, step), checked=True)
 
 
+def peek(folder: Path) -> dict[str, Any]:
+    """The plain values of the newest checkpoint whose state can be read, unchecked; empty where there is none."""
+    for step in sorted(_steps(folder), reverse=True):
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads((_path(folder, step) / STATE).read_text(encoding="utf-8"))
+            if isinstance(found, dict):
+                return found
+    return {}
+
+
 def _together(path: Path, action: Callable[[], _T]) -> _T:
     """Act on every rank; what the disk refuses to one of them, none of them has done."""
     refused: CheckpointError | None = None

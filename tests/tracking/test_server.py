@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from recsys_embed.tracking import Tracker, deliver, fetch_config
+from recsys_embed.tracking import Tracker, deliver, fetch_config, new_handle
 from recsys_embed.tracking.outbox import FOLDER
 
 pytest.importorskip("mlflow")
@@ -150,6 +150,25 @@ def test_what_a_dead_server_missed_is_delivered_once(again: str, server: Any, jo
     assert not Path(FOLDER).exists()
     assert deliver() == 0
     complete(server)
+
+
+@pytest.mark.parametrize("met", ["500", None])
+def test_a_job_that_goes_on_goes_on_with_its_run(met: str | None, server: Any, job: Any) -> None:
+    """Also where the server has not heard of the run before the job goes on with it."""
+    handle = new_handle()
+    server.fault = lambda path, number: met
+    for epoch in (1, 2):
+        tracker = Tracker(job.config(uri=server.uri), "train", job="train", handle=handle)
+        tracker.epoch({"epoch": epoch, "val_auc": epoch / 10})
+        tracker.close("KILLED" if epoch == 1 else "FINISHED")
+        if met and epoch == 1:
+            assert tracker.run_id == handle
+        server.fault = lambda path, number: None
+    assert deliver() == 0
+    (run,) = server.runs.values()
+    assert run["status"] == "FINISHED"
+    assert server.metrics() == [("val_auc", 1, 0.1), ("val_auc", 2, 0.2)]
+    assert list(server.runs) == [tracker.run_id]
 
 
 def test_a_server_that_comes_back_gets_everything_in_the_same_job(server: Any, job: Any) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.tables.base import INIT_BLOCK, draw
+from recsys_embed.tables.gather import gather
 from recsys_embed.tables.rounding import TORCH_TYPES, add, dequantise, is_integer, nearest, noise_of, noise_seed
 from recsys_embed.tables.sums import add_rows
 
@@ -75,8 +76,8 @@ class Store(nn.Module):
     def read(self, rows: Tensor, owners: Tensor) -> Tensor:
         """Weights ``[..., width]`` of the rows; ``owners`` broadcast to them. Connected to a parameter."""
         if self.plain:
-            return self._guarded(F.embedding(rows, self.weights))
-        return dequantise(self.weights[rows], *self._of(owners))
+            return self._guarded(gather(self.weights, rows))
+        return dequantise(gather(self.weights, rows), *self._of(owners))
 
     def read_bags(self, rows: Tensor, owners: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
         """Sums ``[bags, width]`` of the rows ``[M]``, perhaps weighted; the last offset is M."""

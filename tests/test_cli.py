@@ -262,7 +262,7 @@ def test_a_training_stopped_in_a_search_goes_on(monkeypatch: pytest.MonkeyPatch)
     """A strategy with stages, from a signal at a step to the exported model; one run of MLflow has all of it."""
     pytest.importorskip("mlflow")
     command = ["train", "clicks.toml", "--out", "m", "--quiet", "--json", "--set", "embedding.strategy='dnis'"]
-    command += ["--set", "tracking.uri='sqlite:///runs.db'"]
+    command += ["--set", "tracking.uri='sqlite:///stopped.db'"]
     plain, steps = trainer.step, []
 
     def stop(*arguments: Any) -> Any:
@@ -279,7 +279,7 @@ def test_a_training_stopped_in_a_search_goes_on(monkeypatch: pytest.MonkeyPatch)
 
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri="sqlite:///runs.db")
+    client = MlflowClient(tracking_uri="sqlite:///stopped.db")
     experiment = client.get_experiment_by_name("recsys_embed").experiment_id
     (before,) = client.search_runs([experiment])
     assert before.info.status == "KILLED"

@@ -137,13 +137,6 @@ def share() -> Share:
     return Share(own(), count())
 
 
-def wait() -> None:
-    """Until all ranks are here."""
-    if count() > 1:
-        there = device()
-        dist.barrier(device_ids=[there.index] if there.type == "cuda" else None)  # else torch warns that it guesses
-
-
 def device() -> torch.device:
     """Where small agreements are made."""
     nccl = count() > 1 and dist.get_backend() == "nccl"

@@ -1,7 +1,7 @@
 """Where the ranks of a run meet: a part of their store that no earlier start of theirs has written to.
 
 torchrun keeps one store over its restarts, and in it the addresses of ranks that are dead: those that are started again
-would try to reach them (pytorch issue 135712). Its count of restarts tells the starts apart on one machine only. So
+would try to reach them. Its count of restarts tells the starts apart on one machine only. So
 every process takes a name at random, and the name of the first rank's is that of the part.
 """
 

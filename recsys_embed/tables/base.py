@@ -157,11 +157,11 @@ class Tables(nn.Module, ABC):
     def share(self, name: str, part: Part) -> Tensor:
         """This rank's share of the logical rows of a table, as :meth:`stored` or :meth:`get_state` have them."""
         first, last = ranks.share().of(self.specs[name].rows)
-        return (self.stored(name) if part == "weights" else self.get_state(name))[first:last]
+        return self._whole(name, part)[first:last]
 
     def put_share(self, name: str, part: Part, rows: Tensor) -> None:
         """Replace the rows of a table by the shares of all ranks."""
-        (self.put if part == "weights" else self.put_state)(name, ranks.gathered(rows.contiguous()))
+        self._put_whole(name, part, ranks.gathered(rows.contiguous()))
 
     @contextlib.contextmanager
     def dealt(self) -> Iterator[None]:
@@ -175,16 +175,17 @@ class Tables(nn.Module, ABC):
 
     def saved(self, name: str, part: Part) -> Tensor:
         """What a state dict holds of a table: all rows, or this rank's share; see :meth:`dealt`."""
-        if self._dealt:
-            return self.share(name, part)
-        return self.stored(name) if part == "weights" else self.get_state(name)
+        return self.share(name, part) if self._dealt else self._whole(name, part)
 
     def restore(self, name: str, part: Part, rows: Tensor) -> None:
         """Take up what :meth:`saved` gave."""
-        if self._dealt:
-            self.put_share(name, part, rows)
-        else:
-            (self.put if part == "weights" else self.put_state)(name, rows)
+        (self.put_share if self._dealt else self._put_whole)(name, part, rows)
+
+    def _whole(self, name: str, part: Part) -> Tensor:
+        return self.stored(name) if part == "weights" else self.get_state(name)
+
+    def _put_whole(self, name: str, part: Part, rows: Tensor) -> None:
+        (self.put if part == "weights" else self.put_state)(name, rows)
 
     @abstractmethod
     def put(self, name: str, weights: Tensor) -> None:

@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,7 +149,7 @@ def load(path: Path, *, checked: bool = False) -> Checkpoint:
     if not checked:
         verify_manifest(path)
     with _refused(path):
-        meta = json.loads((path / STATE).read_text(encoding="utf-8"))
+        meta = _state(path)
         found = Checkpoint(path, int(meta["step"]), meta, int(meta["ranks"]), frozenset(meta["dealt"]))
     found.check()
     return found
@@ -178,7 +178,7 @@ def peek(folder: Path) -> dict[str, Any]:
     """The plain values of the newest checkpoint whose state can be read, unchecked; empty where there is none."""
     for step in sorted(_steps(folder), reverse=True):
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads((_path(folder, step) / STATE).read_text(encoding="utf-8"))
+            found = _state(_path(folder, step))
             if isinstance(found, dict):
                 return found
     return {}
@@ -200,7 +200,7 @@ def _together(path: Path, action: Callable[[], _T]) -> _T:
 
 
 @contextlib.contextmanager
-def _refused(path: Path) -> Any:
+def _refused(path: Path) -> Iterator[None]:
     """Turn what a file that is no part of a checkpoint leads to into our error."""
     try:
         yield
@@ -225,6 +225,11 @@ def _path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def _state(path: Path) -> Any:
+    """What JSON the state of a checkpoint holds."""
+    return json.loads((path / STATE).read_text(encoding="utf-8"))
+
+
 def _steps(folder: Path) -> list[int]:
     found = [re.fullmatch(r"step-(\d{8,})", path.name) for path in folder.iterdir()] if folder.is_dir() else []
     return [int(match[1]) for match in found if match]
@@ -235,7 +240,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
     kept = set(sorted(one for one in present if one <= step)[-keep:])
     for one in list(kept):
         try:
-            best = json.loads((_path(folder, one) / STATE).read_text(encoding="utf-8")).get("best_step")
+            best = _state(_path(folder, one)).get("best_step")
         except (OSError, ValueError):
             continue  # damaged: needs no best step
         kept.add(one if best is None else best)

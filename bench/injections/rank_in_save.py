@@ -29,10 +29,11 @@ NOTICED = 30.0
 
 
 def inject(scale: Scale, folder: Path) -> Tally:
-    """Each moment once for a kill and a refusal of rank 1 (where quick), or for both ranks again and again."""
+    """A kill and a refusal of rank 1 within its write; or twenty of both ranks, at all moments."""
     tally = Tally()
     for turn in range(scale.of(2, 20)):
-        kill, victim, moment = turn % 2 == 0, 1 if turn < 2 else turn // 2 % 2, MOMENTS[(turn + 2) // 2 % 3]
+        kill, pair = turn % 2 == 0, turn // 2
+        victim, moment = (pair + 1) % 2, MOMENTS[(pair + 1) % 3]
         home = fresh(folder / "checkpoints")
         place = f"{'killed' if kill else 'refused'} {moment} the write of rank {victim}"
         _fine(home, 1, tally, place)

@@ -10,8 +10,6 @@ forward and the backward pass to an ordinary parameter.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -25,7 +23,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.harness.setting import facts, set_allocator
+from bench.harness.command import command
+from bench.harness.setting import facts
 from recsys_embed.tables.gather import gather
 
 WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -37,17 +36,11 @@ TYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="an eighth of the floats and fewer repeats")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
-    args = parser.parse_args()
-    set_allocator()
-    torch.set_num_threads(1)
-    result = run(batch=512 if args.quick else 4096, repeats=7 if args.quick else 25)
-    print(table(result))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    def measured(quick: bool) -> dict[str, Any]:
+        torch.set_num_threads(1)
+        return run(batch=512 if quick else 4096, repeats=7 if quick else 25)
+
+    command(__doc__, "an eighth of the floats and fewer repeats", measured, table)
 
 
 def run(*, batch: int, repeats: int) -> dict[str, Any]:

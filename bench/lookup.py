@@ -13,8 +13,6 @@ process, turn and turn about; figures are medians, and the ratio is the median o
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -23,20 +21,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.harness.setting import facts, set_allocator
+from bench.harness.command import command
+from bench.harness.setting import facts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller tables and fewer repeats")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
-    args = parser.parse_args()
-    set_allocator()
-    result = run(features=26, rows=100_000 if args.quick else 1_000_000, repeats=15 if args.quick else 60)
-    print(table(result))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    def measured(quick: bool) -> dict[str, Any]:
+        return run(features=26, rows=100_000 if quick else 1_000_000, repeats=15 if quick else 60)
+
+    command(__doc__, "smaller tables and fewer repeats", measured, table)
 
 
 def run(*, features: int, rows: int, repeats: int) -> dict[str, Any]:

@@ -15,8 +15,6 @@ moved over the time it took, against a copy measured on the same device (:mod:`b
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,22 +22,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.harness.setting import facts, set_allocator
+from bench.harness.command import command
+from bench.harness.setting import facts
 
 RANKS = (2, 8)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller tables, fewer steps")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
-    args = parser.parse_args()
-    set_allocator()
-    result = run(quick=args.quick)
-    print(table(result))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    command(__doc__, "smaller tables, fewer steps", lambda quick: run(quick=quick), table)
 
 
 def run(*, quick: bool) -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""The command that a benchmark is: its options, its table on the terminal, its file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.harness.setting import set_allocator
+
+
+def command(about: str | None, quick: str, run: Callable[[bool], dict[str, Any]], table: Callable[..., str]) -> None:
+    """Read the options, run with the allocator's settings, print the table, and write the result where it is asked for.
+
+    Args:
+        about: what is measured, for ``--help``.
+        quick: what ``--quick`` leaves out.
+        run: measures; whether quickly.
+        table: the result as text.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    args = parser.parse_args()
+    set_allocator()
+    result = run(args.quick)
+    print(table(result))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

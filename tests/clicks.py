@@ -1,4 +1,9 @@
-"""The config of the commands' tests: a small model on the rows of the fixture ``clicks``."""
+"""Configs on the rows of the fixture ``clicks``: of the commands' tests, a small model; and all of its columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 CONFIG = """
 [data]
@@ -22,3 +27,15 @@ strategies = ["full", "hash"]
 budgets = [0.5]
 seeds = [0]
 """
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    """The section ``data`` with every column."""
+    return {
+        "path": str(path),
+        "label": "clicked",
+        "categorical": ["user", "item"],
+        "multi_valued": {"tags": "|"},
+        "numeric": ["price"],
+        "split": {"column": "part"},
+    }

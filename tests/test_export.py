@@ -26,18 +26,12 @@ from recsys_embed.files import write_manifest
 from recsys_embed.report.run import Trained
 from recsys_embed.storage import FP32
 from recsys_embed.tables.rounding import TORCH_TYPES
+from tests.clicks import data_of
 
 
 def config_of(clicks: Path, *overrides: str) -> Config:
     tree = {
-        "data": {
-            "path": str(clicks),
-            "label": "clicked",
-            "categorical": ["user", "item"],
-            "multi_valued": {"tags": "|"},
-            "numeric": ["price"],
-            "split": {"column": "part"},
-        },
+        "data": data_of(clicks),
         "model": {"name": "dcn_v2", "dim": 4, "hidden": [8]},
         "embedding": {"strategy": "unified", "budget": 0.3},
         "training": {"batch_size": 256, "epochs": 2, "threads": 1},

@@ -14,6 +14,7 @@ from recsys_embed import jobs
 from recsys_embed.config import Config, parse_config
 from recsys_embed.export import load
 from recsys_embed.tracking import deliver
+from tests.clicks import data_of
 
 pytest.importorskip("mlflow")
 pytestmark = pytest.mark.filterwarnings("ignore:::mlflow")
@@ -27,14 +28,7 @@ def _no_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
 def config_of(clicks: Path, *, seed: int = 0, **tracking: Any) -> Config:
     return parse_config(
         {
-            "data": {
-                "path": str(clicks),
-                "label": "clicked",
-                "categorical": ["user", "item"],
-                "multi_valued": {"tags": "|"},
-                "numeric": ["price"],
-                "split": {"column": "part"},
-            },
+            "data": data_of(clicks),
             "model": {"dim": 4, "hidden": [8]},
             "embedding": {"strategy": "unified", "budget": 0.3},
             "training": {"epochs": 1, "batch_size": 256, "threads": 1, "seed": seed},

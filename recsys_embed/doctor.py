@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
+from recsys_embed.chatter import hush, quiet
 from recsys_embed.errors import StackError
 
 Status = Literal["ok", "missing", "mismatch", "broken"]
@@ -186,7 +187,11 @@ def exit_code(components: Iterable[Component]) -> int:
 
 
 def check_stack(*, sharded: bool = False, installed: Installed | None = None) -> None:
-    """Raise ``StackError`` unless FBGEMM (and TorchRec) can be imported; call it before importing them."""
+    """Raise ``StackError`` unless FBGEMM (and TorchRec) can be imported; call it before importing them.
+
+    What they say to nobody's use is dropped from then on.
+    """
+    hush()
     if installed is None and "fbgemm_gpu" in sys.modules and (not sharded or "torchrec" in sys.modules):
         return
     installed = installed or Installed()
@@ -196,7 +201,8 @@ def check_stack(*, sharded: bool = False, installed: Installed | None = None) ->
             raise _stack_error(component)
     for component in needed[1:]:
         try:
-            module = importlib.import_module(component.module)
+            with quiet():
+                module = importlib.import_module(component.module)
         except (ImportError, OSError) as failure:
             raise _stack_error(_probed(component, Probe(_first_line(failure)))) from failure
         component = _probed(component, Probe(None, getattr(module, "__variant__", "")))

@@ -141,7 +141,8 @@ def fits(config: Config, features: Sequence[Feature]) -> list[dict[str, Any]]:
 
 def _write_plan(config: Config, dataset: EncodedDataset, out: Path) -> list[Path]:
     """Say and write where the tables of this run lie; nothing where they are not sharded."""
-    if ranks.count() == 1 or config.training.optimizer.tables == "adam":
+    shards = ranks.count() > 1 or config.embedding.backend == "sharded"
+    if not shards or config.training.optimizer.tables == "adam":
         return []
     report = _planned(config, dataset, ranks.count())
     _LOG.info("%s", report.text())

@@ -40,7 +40,7 @@ WHOLE = Share()
 
 @contextlib.contextmanager
 def joined(device: str, *, timeout: float) -> Iterator[None]:
-    """Take part in the process group that torchrun has made room for; nothing where this process is alone.
+    """Take part in the process group that torchrun has made room for, be it of one rank; nothing without torchrun.
 
     NCCL where ``device`` is CUDA, gloo otherwise. ``timeout`` is how many seconds an agreement may take: what the ranks
     do between two of them may differ by no more. With NCCL, torch itself ends a process that waited longer.
@@ -48,7 +48,8 @@ def joined(device: str, *, timeout: float) -> Iterator[None]:
     Raises:
         RankError: another rank did not answer in that time, or has ended.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 or (dist.is_available() and dist.is_torchelastic_launched())
+    if not launched or dist.is_initialized():
         yield
         return
     cuda = torch.device(device).type == "cuda"

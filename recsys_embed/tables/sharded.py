@@ -19,12 +19,9 @@ lane order, and data-parallel tables have the same rule as all others.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +31,7 @@ import xxhash
 from torch import Tensor, nn
 
 from recsys_embed import ranks
+from recsys_embed.chatter import quiet
 from recsys_embed.doctor import check_stack
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import ConfigError
@@ -52,7 +50,6 @@ class ShardedTables(Tables):
         self, source: ReferenceTables, placements: Sequence[Placement], rule: UpdateRule, device: torch.device
     ) -> None:
         super().__init__(list(source.specs.values()), source.groups)
-        _hush()
         agree(placements)
         self.rule = rule
         self._placements = {placement.spec.name: placement for placement in placements}
@@ -365,8 +362,8 @@ def _sharded_module(
     rule: UpdateRule,
     device: torch.device,
 ) -> Any:
-    with _quiet():
-        check_stack(sharded=True)
+    check_stack(sharded=True)
+    with quiet():
         from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding, ShardingEnv, ShardMetadata
 
         features = [[key for key, name in zip(keys, names, strict=True) if name == table] for table in placements]
@@ -566,8 +563,8 @@ def _plan(
     device_type: str,
     memory: int | None,
 ) -> Any:
-    with _quiet():
-        check_stack(sharded=True)
+    check_stack(sharded=True)
+    with quiet():
         from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
         from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
         from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
@@ -641,43 +638,3 @@ def agree(placements: Sequence[Placement]) -> None:
     own = torch.tensor([xxhash.xxh3_64_intdigest(repr(list(placements)).encode()) >> 1])
     if ranks.gathered(own.to(ranks.device())).unique().numel() > 1:
         raise ConfigError("the ranks have planned different placements: they were given different configs or libraries")
-
-
-# --- what libraries say --------------------------------------------------------------------------------------
-
-_SAID_BY_WARNING = (
-    r"`torch\.distributed\.reduce_scatter_tensor` is deprecated",
-    r"`torch\.distributed\.all_gather_into_tensor` is deprecated",
-)
-"""TorchRec's row-wise exchange calls torch by names that torch has renamed, at every step."""
-
-_SAID_BY_LOG = ("torch.fx._symbolic_trace", "is_fx_tracing will return true for both fx.symbolic_trace and")
-"""The logger and the beginning of what torch says when TorchRec makes its first batch of ids."""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """TorchRec and what it imports warn of their own deprecations, and of a topology that says what it is."""
-    logger = logging.getLogger("torchrec")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-def _hush() -> None:
-    """Drop, from now on, what TorchRec makes torch say while it trains: those messages and no others.
-
-    They come from within every step, where :func:`_quiet` would make Python forget which warnings it has shown once.
-    """
-    for message in _SAID_BY_WARNING:
-        warnings.filterwarnings("ignore", message, FutureWarning, module=r"torch\.distributed\.c10d_logger$")
-    logging.getLogger(_SAID_BY_LOG[0]).addFilter(_is_news)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_SAID_BY_LOG[1])

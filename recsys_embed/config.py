@@ -480,6 +480,8 @@ def explain(error: ValidationError, source: str, root: type[Node] | None = None)
                 keys[-1], _known_keys(root or Config, problem["loc"][:-1]), n=1, cutoff=0.0
             )
             hint = f"; did you mean {near[0]!r}?" if near else ""
+            if having := _strategies_with(keys[-1], problem["loc"]):
+                hint = f": strategy {problem['loc'][-2]!r} has no such option; {', '.join(having)} have it"
             lines.append(f"unknown key {dotted!r}{hint}")
         else:
             shown = problem["input"]
@@ -497,6 +499,13 @@ def _is_union_tag(part: Any, loc: tuple[Any, ...]) -> bool:
     if "[" in text or text in {"str", "int", "float", "LabelConfig"}:
         return True
     return text in _TAGS and bool(loc) and loc[0] in {"model", "embedding", "study", "strategy"} and part is not loc[-1]
+
+
+def _strategies_with(key: str, loc: tuple[Any, ...]) -> list[str]:
+    """The strategies that have an option, where it was given to one that has not."""
+    if len(loc) < 2 or loc[-2] not in STRATEGIES:
+        return []
+    return [name for name, node in STRATEGIES.items() if key in node.model_fields]
 
 
 def _known_keys(root: type[Node], loc: tuple[Any, ...]) -> list[str]:

@@ -44,6 +44,16 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             "embedding.strategy.*.scale",
             "greater than 0",
         ),
+        (
+            '[embedding]\nstrategy = { name = "robe", storage = "int8" }',
+            "embedding.strategy.*.storage",
+            "strategy 'robe' has no such option; full, hash, unified, compositional have it",
+        ),
+        (
+            '[study]\nstrategies = ["full", { name = "cafe", storage = "fp16" }]',
+            "study.strategies.1.*.storage",
+            "strategy 'cafe' has no such option",
+        ),
         ("[training]\nbatch_size = 0", "training.batch_size", "value 0"),
         ("[study]\nstrategies = []", "study.strategies", "at least 1"),
         ("[study]\nseeds = ['a']", "study.seeds.0", "value 'a'"),

@@ -52,6 +52,8 @@ class EmbeddingLayer(nn.Module):
             padding. Used once :meth:`optimizer` is called; until then tables are ordinary parameters, except that
             ``"sharded"`` allocates none before.
         sharding: which table lies where, on several ranks.
+        shipped: an empty layer to load :meth:`shipped_state` into, for reading only. Tables are held as they are
+            stored, in no more memory than that takes; a strategy that ships another form is replaced by it.
 
     Raises:
         BudgetError: no size of the strategy fits; raised before anything is allocated.
@@ -84,6 +86,7 @@ class EmbeddingLayer(nn.Module):
         hash_seed: int = 0,
         backend: str = "auto",
         sharding: ShardingConfig | None = None,
+        shipped: bool = False,
     ) -> None:
         super().__init__()
         if on_unknown not in ("error", "unseen"):
@@ -99,14 +102,19 @@ class EmbeddingLayer(nn.Module):
         self.plan: Plan = plan(self.features, dim, patterns, budget, exact=exact, hash_seed=hash_seed)
         self.strategies = nn.ModuleList(self.plan.strategies)
         self.stages = self.plan.stages
-        self._shipped: list[tuple[int, tuple[int, ...]]] = []  # which of them are shipped forms, of which features
-        self._parts, groups = lay_out(self.strategies, self.features, decay=bool(decay))
+        # Which of them are shipped forms, of which features.
+        self._shipped: list[tuple[int, tuple[int, ...]]] = self._take_shipped_forms() if shipped else []
+        own = [strategy for _, strategy in self._own_strategies()]
+        self._parts, groups = lay_out(own, self.features, decay=bool(decay))
         specs = specs_of(self.strategies)
         names = [spec.name for spec in specs]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"two tables are called {name!r}: rename a feature")
-        self.tables: Tables = ReferenceTables(specs, groups, seed, device="meta" if backend == "sharded" else None)
+        empty = shipped or backend == "sharded"
+        self.tables: Tables = ReferenceTables(specs, groups, seed, device="meta" if empty else None)
+        if shipped:
+            self.tables.hold_zeros()
         sizes = torch.tensor([feature.size for feature in self.features])
         self.register_buffer("_sizes", sizes, persistent=False)
         self._optimizer: list[TablesOptimizer] = []  # in a list: no part of the module tree
@@ -312,7 +320,7 @@ class EmbeddingLayer(nn.Module):
 
     def shipped_state(self) -> dict[str, Tensor]:
         """The state dict of what is shipped: without what only training needs, and with a strategy's shipped form
-        (:meth:`Strategy.serve`) instead of its tables. :meth:`as_shipped` loads it.
+        (:meth:`Strategy.serve`) instead of its tables. A layer made with ``shipped=True`` loads it.
 
         Raises:
             ConfigError: a strategy is not trained so far that it could be shipped.
@@ -334,21 +342,16 @@ class EmbeddingLayer(nn.Module):
             f"strategies.{place}.{name}" for place, one in self._own_strategies() for name in one.training_only
         )
 
-    def as_shipped(self) -> EmbeddingLayer:
-        """:meth:`freeze`, and put an empty shipped form in the place of each strategy that has one, to load
-        :meth:`shipped_state` into; returns self."""
-        self.freeze()
+    def _take_shipped_forms(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Put an empty shipped form in the place of each strategy that has one; their places and features."""
         names = [feature.name for feature in self.features]
+        taken = []
         for place, strategy in list(self._own_strategies()):
             form = strategy.serve(None)
             if form is not None:
                 self.strategies[place] = form
-                self._shipped.append((place, tuple(names.index(feature.name) for feature in strategy.features)))
-        if self._shipped:
-            self._parts, groups = lay_out([one for _, one in self._own_strategies()], self.features, decay=False)
-            self.tables = ReferenceTables(specs_of(self.strategies), groups, self.seed)
-            self.tables.freeze()
-        return self
+                taken.append((place, tuple(names.index(feature.name) for feature in strategy.features)))
+        return taken
 
     def _own_strategies(self) -> Iterator[tuple[int, Strategy]]:
         """Strategies that read tables, and their places."""

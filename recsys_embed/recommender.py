@@ -46,24 +46,16 @@ class Recommender(nn.Module):
         return logits
 
     def shipped_state(self) -> dict[str, Tensor]:
-        """The state dict of what is shipped; see :meth:`EmbeddingLayer.shipped_state`."""
+        """The state dict of what is shipped; see :meth:`EmbeddingLayer.shipped_state`.
+        :func:`shipped_recommender` holds it."""
         embedding = {f"embedding.{name}": tensor for name, tensor in self.embedding.shipped_state().items()}
         return embedding | {f"interaction.{name}": tensor for name, tensor in self.interaction.state_dict().items()}
 
-    def load_shipped(self, state: Mapping[str, Tensor]) -> None:
-        """Hold what :meth:`shipped_state` gave, for reading only.
 
-        Raises:
-            RuntimeError: it is of another model.
-        """
-        self.embedding.as_shipped()
-        only = {f"embedding.{name}" for name in self.embedding.training_only}
-        unshipped = {name: tensor for name, tensor in self.state_dict().items() if name in only}
-        self.load_state_dict({**unshipped, **state})
-
-
-def build_recommender(config: Config, features: Sequence[Feature], num_dense: int) -> Recommender:
-    """The recommender that ``config`` describes, with its initial weights.
+def build_recommender(
+    config: Config, features: Sequence[Feature], num_dense: int, *, shipped: bool = False
+) -> Recommender:
+    """The recommender that ``config`` describes, with its initial weights, or without where a shipped one is loaded.
 
     Those of the model are drawn by ``training.seed`` and those of the tables by ``embedding.seed``; torch's own
     generator is left as it was.
@@ -75,7 +67,7 @@ def build_recommender(config: Config, features: Sequence[Feature], num_dense: in
     options = dict(config.embedding)
     if ranks.count() > 1 and options["backend"] == "auto" and config.training.optimizer.tables != "adam":
         options["backend"] = "sharded"  # as "auto" is on several ranks, but no rank ever holds a whole table
-    embedding = EmbeddingLayer(features, config.model.dim, **options, sharding=config.sharding)
+    embedding = EmbeddingLayer(features, config.model.dim, **options, sharding=config.sharding, shipped=shipped)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         interaction = build_model(config.model, num_features=len(features), num_dense=num_dense)
@@ -93,6 +85,8 @@ def shipped_recommender(
         RuntimeError: ``state`` is not what :meth:`Recommender.shipped_state` gives for this config.
     """
     plain = config.embedding.model_copy(update={"backend": "reference"})
-    model = build_recommender(config.model_copy(update={"embedding": plain}), features, num_dense)
-    model.load_shipped(state)
+    model = build_recommender(config.model_copy(update={"embedding": plain}), features, num_dense, shipped=True)
+    only = {f"embedding.{name}" for name in model.embedding.training_only}
+    unshipped = {name: tensor for name, tensor in model.state_dict().items() if name in only}
+    model.load_state_dict({**unshipped, **state})
     return model.eval()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from recsys_embed import export as export_module
 from recsys_embed import jobs
@@ -139,6 +142,44 @@ def test_tables_are_as_small_on_disk_and_in_memory_as_the_ledger_says(
             batch = predictor.encoder.encode(rows.iloc[start : start + 1024])
             assert torch.equal(predictor.model(batch), trained.model.eval()(batch))
     np.testing.assert_array_equal(predictor.predict(rows), trained.scores)
+
+
+class Allocations(TorchDispatchMode):
+    """Bytes of all memory that tensors take, by type, however soon they give it back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, torch.UntypedStorage] = {}  # kept, so that no address is there twice
+        self.bytes: dict[torch.dtype, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in self.storages:
+                    self.storages[storage.data_ptr()] = storage
+                    self.bytes[tensor.dtype] = self.bytes.get(tensor.dtype, 0) + storage.nbytes()
+        return out
+
+
+@pytest.mark.parametrize("strategy", ["full", "dnis"])
+def test_loading_takes_no_memory_for_what_is_not_shipped(clicks: Path, tmp_path: Path, strategy: str) -> None:
+    """Neither float copies of integers, nor tables that are shipped in another form, nor initial weights."""
+    small = 'model={ name = "dlrm", dim = 64, bottom = [8], top = [8] }'
+    node = {"full": '{ name = "full", storage = "int8" }', "dnis": '"dnis"'}[strategy]
+    options = (f"embedding.strategy={node}", "embedding.budget=0.25", "embedding.exact=[]", "training.epochs=1")
+    folder, trained = jobs.train(config_of(clicks, small, *options), tmp_path, progress=False)
+    tensors = load_file(folder / export_module.WEIGHTS)
+    tables = trained.ledger["serve_bytes"].sum()
+    others = sum(tensor.nbytes for name, tensor in tensors.items() if not name.startswith("embedding."))
+    with Allocations() as taken:
+        load(folder)
+    # Twice: as read from the file, and as held.
+    assert sum(taken.bytes.values()) < 2 * tables + 5 * others + 5000
+    if strategy == "full":
+        assert {tensor.dtype for name, tensor in tensors.items() if name.startswith("embedding.")} == {torch.int8}
+        assert taken.bytes[torch.float32] < 5 * others + 1000 < tables
 
 
 def test_unseen_values_are_one_unseen_id(trained: tuple[Path, Trained], rows: pd.DataFrame) -> None:

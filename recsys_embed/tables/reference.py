@@ -71,6 +71,11 @@ class ReferenceTables(Tables):
             if not store.held:
                 store.hold(0)
 
+    def hold_zeros(self) -> None:
+        """Hold zeros in the stored form, to load weights into that are then only read. For tables on ``meta``."""
+        for store in self._all():
+            store.hold_zeros()
+
     def read(self, group: int, request: Request) -> Tensor:
         """One gather for a matrix, one ``embedding_bag`` for bags."""
         lanes, width = len(self.groups[group].lanes), self.groups[group].width

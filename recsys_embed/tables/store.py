@@ -66,10 +66,17 @@ class Store(nn.Module):
                 for block in range(start, start + spec.rows, INIT_BLOCK):  # no second copy of a large table in float
                     part = slice(block, min(block + INIT_BLOCK, start + spec.rows))
                     weights[part] = self._converted(spec.name, self.weights[part], self.dtype)
+        self._take(weights, state_width)
+
+    def hold_zeros(self) -> None:
+        """Store zeros, and no state: what is loaded next was then never held in another type."""
+        self._take(torch.zeros(self.weights.shape, dtype=self.dtype), 0)
+
+    def _take(self, weights: Tensor, state_width: int) -> None:
+        """Hold stored weights in the place of the parameter."""
         del self.weights
         self.register_buffer("weights", weights)
-        state = torch.zeros(weights.shape[0], state_width, device=weights.device)
-        self.register_buffer("state", state)
+        self.register_buffer("state", torch.zeros(weights.shape[0], state_width, device=weights.device))
 
     # --- rows ------------------------------------------------------------------------------------------------
 

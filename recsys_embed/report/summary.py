@@ -167,6 +167,12 @@ class Section:
         """Every method, full first, then in the order of the catalogue."""
         return tuple(dict.fromkeys(cell.method for cell in self.cells))
 
+    def in_order(self) -> list[Cell]:
+        """The cells that ended well: full, then by budget from large to small."""
+        places = {budget.text: place for place, budget in enumerate(self.budgets)}
+        trained = [cell for cell in self.cells if cell.seeds]
+        return sorted(trained, key=lambda cell: (not cell.uncompressed, places.get(cell.budget, -1)))
+
     def at(self, budget: Budget) -> list[Cell]:
         """The cells asked for at a budget."""
         return [cell for cell in self.cells if cell.budget == budget.text and not cell.uncompressed]

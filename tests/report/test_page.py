@@ -15,7 +15,8 @@ from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.report.page import HTML, MARKDOWN, escape_markdown, write_page
 from recsys_embed.report.results import RESULTS, predictions_path, read_predictions, read_results, write_predictions
 from recsys_embed.report.summary import Section, summarise
-from recsys_embed.report.tables import advise, number, signed
+from recsys_embed.report.tables import advise
+from recsys_embed.report.tables.words import number, signed
 from recsys_embed.training.metrics import auc
 
 

@@ -1,0 +1,32 @@
+"""The words and tables of the page, as plain text that the HTML and the Markdown templates lay out."""
+
+from recsys_embed.report.tables.advice import Advice, advise, notices
+from recsys_embed.report.tables.buckets import bucket_table
+from recsys_embed.report.tables.budgets import absent_note, budget_table
+from recsys_embed.report.tables.cells import Table, Text
+from recsys_embed.report.tables.failures import failure_table
+from recsys_embed.report.tables.parts import part_cells, part_table
+from recsys_embed.report.tables.protocol import protocol, versions
+from recsys_embed.report.tables.speed import serving_note, serving_table, speed_table
+from recsys_embed.report.tables.words import PERCENT, plural
+
+__all__ = [
+    "PERCENT",
+    "Advice",
+    "Table",
+    "Text",
+    "absent_note",
+    "advise",
+    "bucket_table",
+    "budget_table",
+    "failure_table",
+    "notices",
+    "part_cells",
+    "part_table",
+    "plural",
+    "protocol",
+    "serving_note",
+    "serving_table",
+    "speed_table",
+    "versions",
+]

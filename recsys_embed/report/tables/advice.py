@@ -1,0 +1,107 @@
+"""The recommendation, and what limits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys_embed.report.sizes import budget_name, format_bytes
+from recsys_embed.report.statistics import Interval
+from recsys_embed.report.summary import Budget, Section
+from recsys_embed.report.tables.words import PERCENT, listing, number, percent, plural, signed
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The sentence of recommendation, cut around the name of the method that it recommends."""
+
+    before: str
+    method: str = ""
+    after: str = ""
+
+    def __str__(self) -> str:
+        return self.before + self.method + self.after
+
+
+def advise(section: Section, budget: Budget | None) -> Advice:
+    """One sentence: what to use at a budget, what it costs, and how sure that is."""
+    if not any(cell.seeds for cell in section.cells):
+        return Advice("No run ended well, so there is nothing to recommend; the messages are below.")
+    if budget is None:
+        return Advice("Only full tables were trained, so there is nothing to compare them with.")
+    best = section.best(budget)
+    place = budget_name(budget)
+    if best is None:
+        return Advice(f"At a budget of {place} no strategy has a result, so there is nothing to recommend there.")
+    full = section.full
+    if best is full:
+        tail = f" at a mean test AUC of {number(best.auc)} over {plural(best.seeds, 'seed')}"
+        others = _likewise(section, budget)
+        return Advice(f"A budget of {place} holds the ", "full", f" tables, and no strategy is better{tail}{others}.")
+
+    cost = f" with a mean test AUC of {number(best.auc)} over {plural(best.seeds, 'seed')}"
+    if full is not None:
+        gap = section.difference(best, full)
+        cost += f", {_against_full(gap, section.seeds)}"
+        cost += (
+            f", in {format_bytes(best.bytes)}, {percent(best.bytes / full.bytes)} of full’s {format_bytes(full.bytes)}"
+        )
+    else:
+        cost += f", in {format_bytes(best.bytes)} (full was not trained, so the cost against it is unknown)"
+    return Advice(f"At a budget of {place} use ", best.method, f"{cost}{_likewise(section, budget)}.")
+
+
+def _against_full(gap: Interval, seeds: int) -> str:
+    if np.isnan(gap.estimate):
+        return "a difference to full that is undefined"
+    side = "above" if gap.estimate > 0 else "below"
+    size = f"{number(abs(gap.estimate))} {side} full"
+    if not gap.defined:
+        return size
+    apart = "a real difference" if seeds > 1 else "more than the choice of test rows explains"
+    known = "not distinguishable from it" if gap.contains_zero else apart
+    return f"{size} ({PERCENT} interval of the difference {signed(gap.low)} to {signed(gap.high)}, {known})"
+
+
+def _likewise(section: Section, budget: Budget) -> str:
+    """How the others compare, and what one seed cannot say."""
+    best = section.best(budget)
+    assert best is not None
+    others = [cell for cell in section.candidates(budget) if cell is not best]
+    alike = section.like_best(budget)
+    out = ""
+    if others and "" in section.draws:
+        if len(alike) == len(others):
+            names = listing(cell.method for cell in others)
+            out = f"; none of the others ({names}) is distinguishable from {best.method}"
+        elif alike:
+            verb = "is" if len(alike) == 1 else "are"
+            out = f"; {listing(cell.method for cell in alike)} {verb} not distinguishable from {best.method}"
+        elif section.seeds > 1:
+            out = "; it is better than every other strategy there"
+    if section.seeds == 1:
+        out += "; but one seed cannot rank strategies"
+    return out
+
+
+def notices(section: Section) -> list[str]:
+    """What limits the conclusions of a section."""
+    out = []
+    if section.missing:
+        out.append(
+            f"The predictions of {plural(len(section.missing), 'run')} are not in the folder, so nothing here has an "
+            "interval and no difference is called real."
+        )
+    if section.seeds == 1:
+        out.append(
+            "One seed: the intervals cover the test rows alone, not how far the same strategy moves when it is trained "
+            "again. Three seeds or more are needed to rank strategies."
+        )
+    elif section.seeds == 2:
+        out.append("Two seeds: the spread over seeds is barely known and the intervals are wide. Three are better.")
+    if section.full is None and any(cell.seeds for cell in section.cells):
+        out.append("Full tables have no result in this study: there is no difference to full.")
+    if section.runs["protocol"].nunique() > 1:
+        out.append("Not all runs were trained under the same protocol: the comparison mixes it with the strategies.")
+    return out

@@ -1,0 +1,121 @@
+"""How the numbers came to be."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recsys_embed.report.sizes import format_bytes
+from recsys_embed.report.summary import Section
+from recsys_embed.report.tables.words import PERCENT, grouped, plural
+
+
+def protocol(section: Section) -> list[tuple[str, str]]:
+    """How the numbers came to be, as terms with their explanations."""
+    told = _first_json(section.runs["protocol"])
+    training = _table(told.pop("training", {}))
+    optimizer = _table(training.pop("optimizer", {}))
+    rows = _table(told.pop("rows", {}))
+    facts: list[tuple[str, str]] = []
+    if rows:
+        facts.append(("Rows", ", ".join(f"{name} {grouped(count)}" for name, count in rows.items())))
+    for name in ("split", "model"):
+        if name in told:
+            facts.append((name.capitalize(), _flat(told.pop(name))))
+    if optimizer:
+        facts.append(("Optimizer", _flat(optimizer)))
+    if training:
+        facts.append(("Training", _flat(training)))
+    facts += [(name.capitalize(), _flat(value)) for name, value in told.items()]
+    seeds = ", ".join(str(seed) for seed in sorted(set(section.runs["seed"])))
+    facts.append(("Seeds", f"{seeds}; every number is the mean over them, ± the sample standard deviation"))
+    tuned = section.runs["tuned"]
+    facts.append(("Tuning", "every run tuned" if tuned.all() else "some runs tuned" if tuned.any() else _UNTUNED))
+    facts += [
+        ("Selection", "The best epoch is chosen on validation. The test split is read once, after training."),
+        ("Bytes", _BYTES + _beside(section)),
+        ("Head to unseen", _HEAD),
+    ]
+    if section.draws:
+        facts.append(("Intervals", _intervals(section)))
+        facts.append(("Many comparisons", _many(section)))
+    facts.append(("Speed", "As met while training; a run that was reused keeps what it took when it was trained."))
+    return facts
+
+
+_UNTUNED = "none: every strategy ran under the settings above, which may suit one better than another"
+_BYTES = (
+    "A budget counts every tensor that is needed to turn ids into vectors, in its serving form, without the "
+    "optimizer’s state. 1 MB is 10⁶ bytes. A budget of 0.1 keeps a tenth of the full 32-bit tables over the training "
+    "vocabulary, as does 10x. Coarse: the sizes that the strategy can take leave more than 2 % of the budget unused."
+)
+_HEAD = (
+    "A test row is unseen when one of its single-valued ids did not occur in training. The others are cut in thirds by "
+    "the training count of their rarest single-valued id: head, torso, tail. AUC is undefined on a single class."
+)
+
+
+def _beside(section: Section) -> str:
+    size = section.host_bytes
+    if np.isnan(size):
+        return ""
+    return f" Beside every budget: the vocabulary’s strings, which turn raw rows into ids, {format_bytes(size)}."
+
+
+def _intervals(section: Section) -> str:
+    seeds = (
+        "the few seeds by normal multipliers with the scale of Student’s t"
+        if section.seeds > 1
+        else "with one seed they cover rows alone"
+    )
+    return (
+        f"{PERCENT} intervals of paired differences, from {section.resamples:,} bootstrap resamples of the test rows, "
+        f"the same for all runs; {seeds}. “≈ best”: the interval of the difference to the best contains 0. A rank "
+        "is given as all the ranks that these intervals leave open, and only with two seeds or more."
+    )
+
+
+def _many(section: Section) -> str:
+    count = sum(max(0, len(section.candidates(budget)) - 1) for budget in section.budgets)
+    return (
+        f"Each interval stands alone: of the {plural(count, 'comparison')} with a best here, about {count * 0.05:.1f} "
+        "would look real by chance if all were equal, and the best was picked on the rows that it is compared on. A "
+        "narrow miss of 0 is weak evidence."
+    )
+
+
+def versions(section: Section) -> list[tuple[str, str]]:
+    """What the runs were made with; several values where runs differ."""
+    seen: dict[str, dict[str, None]] = {}
+    for text in sorted(set(section.runs["versions"])):
+        for name, value in (json.loads(text) if text else {}).items():
+            seen.setdefault(str(name), {})[_flat(value)] = None
+    return [(name, " / ".join(values)) for name, values in seen.items()]
+
+
+def _first_json(column: pd.Series[str]) -> dict[str, Any]:
+    return next((dict(json.loads(text)) for text in sorted(set(column)) if text), {})
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _flat(value: Any) -> str:
+    """A tree of settings on one line, without what is not set."""
+    if isinstance(value, dict):
+        name = [str(value["name"])] if "name" in value else []
+        inner = [f"{str(key).replace('_', ' ')} {_flat(one)}" for key, one in value.items() if _told(key, one)]
+        return ", ".join(name + inner)
+    if isinstance(value, (list, tuple)):
+        return " / ".join(_flat(one) for one in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return grouped(value) if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+def _told(key: Any, value: Any) -> bool:
+    return key != "name" and value is not None and value is not False and value != [] and value != {}

@@ -15,6 +15,7 @@ from recsys_embed import ranks
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import ConfigError
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule, initial_blocks, row_blocks
+from recsys_embed.tables.gather import gather
 from recsys_embed.tables.store import Store
 from recsys_embed.tables.sums import sums_by_row
 
@@ -121,7 +122,7 @@ class ReferenceTables(Tables):
         squared = gradient.square()
         if self.rule.name == "rowwise_adagrad":
             squared = squared.mean(dim=1, keepdim=True)
-        sums = store.state[rows] + squared
+        sums = gather(store.state, rows) + squared
         store.state[rows] = sums
         store.add(rows, gradient / (sums.sqrt() + self.rule.eps), -self._lr, self.steps)
 

@@ -82,9 +82,8 @@ class Store(nn.Module):
 
     def read(self, rows: Tensor, owners: Tensor) -> Tensor:
         """Weights ``[..., width]`` of the rows; ``owners`` broadcast to them. Connected to a parameter."""
-        if self.plain:
-            return self._guarded(gather(self.weights, rows))
-        return dequantise(gather(self.weights, rows), *self._of(owners))
+        read = gather(self.weights, rows)
+        return self._guarded(read) if self.plain else dequantise(read, *self._of(owners))
 
     def read_bags(self, rows: Tensor, owners: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
         """Sums ``[bags, width]`` of the rows ``[M]``, perhaps weighted; the last offset is M."""
@@ -104,7 +103,7 @@ class Store(nn.Module):
         logical = rows - self._constant("starts")[owners]
         noise = noise_of(self._constant("noise")[owners], logical, direction.shape[1], step)
         scale, _ = self._of(owners)
-        self.weights[rows] = add(self.weights[rows], direction * rate, noise, scale)
+        self.weights[rows] = add(gather(self.weights, rows), direction * rate, noise, scale)
 
     # --- tables ----------------------------------------------------------------------------------------------
 

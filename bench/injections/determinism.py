@@ -35,12 +35,12 @@ for strategy in sys.argv[3].split(","):
 
 
 def inject(scale: Scale, folder: Path) -> Tally:
-    """Three processes with hash seeds of their own; each strategy (one of them where quick), one and two threads."""
+    """Three processes with hash seeds of their own, each strategy (where quick two, and one), one and two threads."""
     tally, rows = Tally(), folder / "rows.csv"
     table(scale.of(1000, 6000)).to_csv(rows, index=False)
     strategies = list(STRATEGIES) if scale.name == "full" else ["unified"]
     runs = []
-    for turn in range(3):
+    for turn in range(scale.of(2, 3)):
         code, lines, errors = call(
             TRAIN, folder / f"run-{turn}", rows, ",".join(strategies), PYTHONHASHSEED=str(1 + 999 * turn)
         )

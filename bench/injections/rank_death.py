@@ -15,8 +15,11 @@ import time
 from pathlib import Path
 
 from bench.injections.artifacts import configured, model_sums, table
+from bench.injections.forks import on_ranks
 from bench.injections.tally import Scale, Tally
 from bench.injections.torchrun import RANKS, Job
+from recsys_embed import jobs
+from recsys_embed.config import load_config
 
 PROMPT, NOTICED, LONG = 15.0, 30.0, 300.0
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
@@ -32,10 +35,10 @@ def inject(scale: Scale, folder: Path) -> Tally:
     """Chains of jobs in one folder: five (one where quick)."""
     tally, draw = Tally(), random.Random(0)
     config = _config(scale, folder)
-    whole = Job(config, folder / "whole")
-    if (code := whole.ended(LONG)) != 0:
-        tally.breach(f"a job that nobody disturbs ends with {code}: {whole.errors[-300:]}")
-        return tally
+    for told in on_ranks(RANKS, _undisturbed, config, folder / "whole", seconds=LONG):
+        if told.code or told.error:
+            tally.breach(f"a job that nobody disturbs ends with {told.code}: {told.error} {told.text}")
+            return tally
     for chain in range(scale.of(1, 5)):
         out, fired = folder / f"chain-{chain}", 0
         for restarts, faults in JOBS[scale.name]:
@@ -67,6 +70,10 @@ def inject(scale: Scale, folder: Path) -> Tally:
         "the others are woken once they were noticed"
     )
     return tally
+
+
+def _undisturbed(config: Path, out: Path) -> None:
+    jobs.train(load_config(config), out, progress=False)
 
 
 def _disturbed(job: Job, rank: int, fault: signal.Signals, tally: Tally, *, wake: bool) -> bool:

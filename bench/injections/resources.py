@@ -67,8 +67,8 @@ def inject(scale: Scale, folder: Path) -> Tally:
     """Cycles in a process with a temporary folder of its own."""
     if importlib.util.find_spec("psutil") is None:
         raise NotBuiltError("psutil, of the extra dev, is not installed")
-    tally, cycles = Tally(), scale.of(16, 60)
-    warm = scale.of(6, 10)
+    tally, cycles = Tally(), scale.of(12, 60)
+    warm = scale.of(5, 10)
     for name in ("temporary", "out"):
         (folder / name).mkdir()
     prepare(table(1500), schema(), folder / "data")

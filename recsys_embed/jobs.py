@@ -85,8 +85,8 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
     check_sizes(config, dataset.features, infeasible=True)
     cell = Cell(config, "" if config.embedding.budget is None else str(config.embedding.budget))
     tracked = config if first else config.model_copy(update={"tracking": TrackingConfig(enabled=False)})
-    # By the run's identity: another config's checkpoints are never taken up.
-    checkpoints = out / "checkpoints" / cell.digest(dataset.fingerprint)
+    # By what is trained, wherever: another config's checkpoints are never taken up, another device's are.
+    checkpoints = out / "checkpoints" / cell.digest(dataset.fingerprint, anywhere=True)
     meta = {"tracking": peek(checkpoints).get("meta", {}).get("tracking") or new_handle()}  # of the run to go on with
     name = f"train {dataset.name} {cell.strategy}"
     tracker = Tracker(tracked, name, job="train", handle=meta["tracking"])

@@ -30,7 +30,8 @@ class Inputs(Protocol):
 class Recommender(nn.Module):
     """Ids and dense columns in, logits out.
 
-    ``settings`` describe how it was built, in plain values: a checkpoint of other settings is not continued.
+    ``settings`` describe how it was built, in plain values and but for the back end: a checkpoint of other settings is
+    not continued.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ def build_recommender(
         torch.manual_seed(config.training.seed)
         interaction = build_model(config.model, num_features=len(features), num_dense=num_dense)
     tree = config.model_dump(mode="json", include={"model", "embedding"})
+    del tree["embedding"]["backend"]
     return Recommender(embedding, interaction, settings=tree)
 
 

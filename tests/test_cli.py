@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from recsys_embed.cli import app
 from recsys_embed.config import load_config
 from recsys_embed.infer import is_numeric
+from recsys_embed.report import study
 from recsys_embed.training import trainer
 from tests.clicks import CONFIG
 
@@ -259,7 +260,10 @@ def test_an_interrupted_training_says_how_to_go_on(number: signal.Signals, code:
 
 
 def test_a_training_stopped_in_a_search_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A strategy with stages, from a signal at a step to the exported model; one run of MLflow has all of it."""
+    """A strategy with stages, from a signal at a step to the exported model; one run of MLflow has all of it.
+
+    It goes on elsewhere: on another back end, and on a device of another name, which here is the CPU as well.
+    """
     pytest.importorskip("mlflow")
     command = ["train", "clicks.toml", "--out", "m", "--quiet", "--json", "--set", "embedding.strategy='dnis'"]
     command += ["--set", "tracking.uri='sqlite:///stopped.db'"]
@@ -273,7 +277,9 @@ def test_a_training_stopped_in_a_search_goes_on(monkeypatch: pytest.MonkeyPatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "step", stop)
-        stopped = run(*command, tracking=True)
+        for module in (study, trainer):
+            patch.setattr(module, "device_of", lambda name: torch.device("cpu"))
+        stopped = run(*command, "--set", "training.device=cuda", tracking=True)
     assert stopped.exit_code == 143, stopped.output
     assert "step 50 is saved, with 2 of at most 5 epochs finished" in stopped.stderr
 
@@ -283,7 +289,8 @@ def test_a_training_stopped_in_a_search_goes_on(monkeypatch: pytest.MonkeyPatch)
     experiment = client.get_experiment_by_name("recsys_embed").experiment_id
     (before,) = client.search_runs([experiment])
     assert before.info.status == "KILLED"
-    done = run(*command, "--set", "training.checkpoint_steps=1000", tracking=True)  # how often it saves may change
+    elsewhere = ["--set", "embedding.backend=reference", "--set", "training.checkpoint_steps=1000"]
+    done = run(*command, *elsewhere, tracking=True)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["epochs"] == 5
     (after,) = client.search_runs([experiment])

@@ -61,10 +61,12 @@ class Cell:
         told = f" {json.dumps(options)}" if options else ""
         return f"{self.strategy}{told}, {'budget ' + self.budget if self.budget else 'full size'}, seed {self.seed}"
 
-    def digest(self, fingerprint: str) -> str:
-        """The run's identity: config, data and code."""
+    def digest(self, fingerprint: str, *, anywhere: bool = False) -> str:
+        """The run's identity: config, data and code; ``anywhere``: the same on every device and back end."""
         tree = self.config.model_dump(mode="json", include={"model", "embedding"})
         tree["training"] = self.config.training.protocol()
+        if anywhere:
+            del tree["training"]["device"], tree["embedding"]["backend"]
         text = json.dumps([tree, fingerprint, code_digest()], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(text.encode())
 

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from recsys_embed import ranks
+from recsys_embed.collisions import collisions
 from recsys_embed.config import Config, TrackingConfig
 from recsys_embed.data import EncodedDataset
 from recsys_embed.errors import BudgetError, ConfigError
@@ -21,6 +22,7 @@ from recsys_embed.export import export
 from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
 from recsys_embed.lanes import lay_out, specs_of
+from recsys_embed.ledger import ledger
 from recsys_embed.report.run import Cell, Trained, train_and_measure
 from recsys_embed.report.study import DATA, check_names, check_sizes, exit_code, expand, prepare_into, run_study, sized
 from recsys_embed.sharding import ShardingReport, describe, memory_of, place
@@ -118,15 +120,22 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
 
 
 def fits(config: Config, features: Sequence[Feature]) -> list[dict[str, Any]]:
-    """What every strategy of a study would be at every budget, without training or allocating it."""
+    """What every strategy of a study would be at every budget, without training or allocating it.
+
+    Returns:
+        A row per strategy and budget: its sizes, its ledger of serving bytes, the smallest size that it has
+        (``smallest_bytes``) and expected :func:`~recsys_embed.collisions.collisions`; where the budget is too small,
+        only the nearest and the smallest size.
+    """
     rows: list[dict[str, Any]] = []
     for cell in expand(config.model_copy(update={"study": config.study.model_copy(update={"seeds": (0,)})})):
-        row: dict[str, Any] = {"strategy": str(cell).split(",")[0], "budget": cell.budget}
+        row: dict[str, Any] = {"strategy": str(cell).split(", ")[0], "budget": cell.budget}
         try:
             fitted = sized(cell.config, features)
         except BudgetError as error:
             row |= {"status": "infeasible", "nearest_bytes": error.nearest_bytes}
         else:
+            lines = ledger(fitted, None, lambda width: width)
             row |= {
                 "status": "ok",
                 "budget_bytes": fitted.budget_bytes,
@@ -134,9 +143,19 @@ def fits(config: Config, features: Sequence[Feature]) -> list[dict[str, Any]]:
                 "kept_fraction": fitted.serve_bytes / fitted.full_bytes,
                 "coarse": fitted.coarse,
                 "settings": fitted.settings,
+                "ledger": lines[["part", "feature", "table", "rows", "width", "serve_bytes"]].to_dict("records"),
+                "collisions": asdict(collisions(fitted.strategies)),
             }
-        rows.append(row)
+        rows.append(row | {"smallest_bytes": _smallest(cell.config, features)})
     return rows
+
+
+def _smallest(config: Config, features: Sequence[Feature]) -> int:
+    embedding = config.embedding.model_copy(update={"budget": "1B"})
+    try:
+        return sized(config.model_copy(update={"embedding": embedding}), features).serve_bytes
+    except BudgetError as error:
+        return error.nearest_bytes
 
 
 def _write_plan(config: Config, dataset: EncodedDataset, out: Path) -> list[Path]:

@@ -203,7 +203,15 @@ def test_prepare_and_budget_tell_without_training() -> None:
     ]
     assert 0.98 * rows[1]["budget_bytes"] <= rows[1]["serve_bytes"] <= rows[1]["budget_bytes"]
     assert rows[2]["nearest_bytes"] > 7
-    assert "nearest bytes" in run("budget", "clicks.toml").stdout
+    assert rows[2]["smallest_bytes"] == rows[1]["smallest_bytes"] == rows[2]["nearest_bytes"]
+    assert rows[0]["smallest_bytes"] == rows[0]["serve_bytes"]
+    for row in rows[:2]:
+        assert sum(line["serve_bytes"] for line in row["ledger"]) == row["serve_bytes"]
+    assert rows[0]["collisions"]["merged"] == dict.fromkeys(("all", "head", "torso", "tail"), 0.0)
+    assert 0 < rows[1]["collisions"]["merged"]["head"] < rows[1]["collisions"]["merged"]["tail"] < 1
+    told = run("budget", "clicks.toml").stdout
+    assert "nearest bytes" in told
+    assert "expected collisions" in told
     assert not Path("report-clicks/results.csv").exists()
 
 

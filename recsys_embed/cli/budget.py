@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from recsys_embed.cli.configs import data_name, read_config
 from recsys_embed.cli.exits import exit_codes
 from recsys_embed.cli.options import ConfigArgument, Json, Out, Quiet, Set
 from recsys_embed.cli.printing import print_json, print_table
 
+SIZES = (
+    "strategy", "budget", "serve_bytes", "kept_fraction", "coarse", "nearest_bytes", "smallest_bytes", "rows",
+)  # fmt: skip
+
 
 def budget(
     config: ConfigArgument, out: Out = None, overrides: Set = None, as_json: Json = False, quiet: Quiet = False
 ) -> None:
-    """What fits every budget of the study, without training."""
+    """What fits every budget of the study, without training.
+
+    Expected collisions are shares of training lookups. Merged: the id reads the same rows as a more frequent one of its
+    feature, so that no model can tell the two apart. Shared: the part of its rows that a more frequent id reads too, of
+    any feature. Head, torso and tail are thirds of each feature's lookups by the frequency of their id.
+    """
     with exit_codes(quiet=quiet):
         loaded = read_config(config, overrides)
         from recsys_embed import jobs
@@ -26,6 +38,16 @@ def budget(
             print_json(rows)
             return
         for row in rows:
-            sizes = row.pop("settings", {})
-            row["rows"] = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
-        print_table(rows, ("strategy", "budget", "serve_bytes", "kept_fraction", "coarse", "nearest_bytes", "rows"))
+            row["rows"] = ", ".join(f"{name} {count:,}" for name, count in row.get("settings", {}).items())
+        print_table(rows, SIZES)
+        typer.echo("\nexpected collisions, % of training lookups")
+        print_table([line for row in rows for line in _collisions(row)])
+
+
+def _collisions(row: dict[str, Any]) -> list[dict[str, str]]:
+    """A line for each kind."""
+    return [
+        {"strategy": row["strategy"], "budget": row["budget"], "kind": kind}
+        | {part: f"{100 * share:.1f}" for part, share in shares.items()}
+        for kind, shares in row.get("collisions", {}).items()
+    ]

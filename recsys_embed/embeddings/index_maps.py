@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,28 @@ from recsys_embed.features import Ids
 from recsys_embed.hashing import MAX_ROWS, hash_rows
 
 
+@dataclass(frozen=True)
+class Odds:
+    """Of a map that draws rows by hashing, for two ids of a feature: logarithms ``[F, S]`` that add up over slots.
+
+    Over the slots of one table ``miss`` is the log of the chance that the one id reads none of its rows that the other
+    reads at a given slot; over all slots ``same`` is that of the chance that they read the same rows.
+    """
+
+    miss: Tensor
+    same: Tensor
+
+
 class IndexMap(nn.Module):
     """Ids to row numbers."""
 
     @abstractmethod
     def forward(self, ids: Ids) -> Tensor:
         """Row numbers ``[F, S, B]``, or ``[S, N]`` where jagged."""
+
+    def odds(self) -> Odds | None:
+        """Over hash seeds; None where rows are not drawn."""
+        return None
 
 
 class Identity(IndexMap):
@@ -50,6 +67,11 @@ class Hash(IndexMap):
     def forward(self, ids: Ids) -> Tensor:
         """See :func:`recsys_embed.hashing.hash_rows`."""
         return hash_rows(ids.lanes(), ids.spread(self.seeds), ids.spread(self.rows))
+
+    def odds(self) -> Odds:
+        """A draw per slot."""
+        rows = self.rows.double()
+        return Odds(torch.log1p(-1 / rows), -rows.log())
 
 
 class Blocks(IndexMap):
@@ -83,6 +105,12 @@ class Blocks(IndexMap):
         rows = starts.index_select(-2, self.block_of).add_(self.shifts)
         return rows.add_((rows >> 63).bitwise_and_(self.rows))
 
+    def odds(self) -> Odds:
+        """A draw per block, whose slots have an equal part of it each."""
+        rows, length = self.rows.double(), self.block_of.bincount()[self.block_of].double()
+        shape = self.seeds.shape[0], -1
+        return Odds((torch.log1p(-length / rows) / length).expand(shape), (-rows.log() / length).expand(shape))
+
 
 class Digits(IndexMap):
     """Row = (id div divisor) mod base: the digits of the id in a mixed radix, in integer arithmetic only.
@@ -104,6 +132,11 @@ class Digits(IndexMap):
         """The digits of every id."""
         quotient = torch.div(ids.lanes().to(torch.int64), ids.spread(self.divisors), rounding_mode="floor")
         return quotient.remainder_(ids.spread(self.bases))
+
+    def digit(self, ids: Tensor, feature: int, slot: int) -> Tensor:
+        """One digit of the ids of one feature, of any shape."""
+        quotient = torch.div(ids, self.divisors[feature, slot], rounding_mode="floor")
+        return quotient.remainder_(self.bases[feature, slot])
 
 
 class Sketch(IndexMap):

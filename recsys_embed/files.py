@@ -139,8 +139,17 @@ def clean(path: str | os.PathLike[str]) -> None:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(old, target)
-    stale = re.compile(re.escape(_TEMPORARY + target.name) + r"-[0-9a-f]{16}")
-    for entry in list(target.parent.iterdir()) if target.parent.is_dir() else []:
+    _sweep(target.parent, re.escape(target.name))
+
+
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Remove what dead processes left in ``folder``, whatever it was to become."""
+    _sweep(Path(folder), ".+")
+
+
+def _sweep(folder: Path, names: str) -> None:
+    stale = re.compile(re.escape(_TEMPORARY) + names + r"-[0-9a-f]{16}")
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
         if stale.fullmatch(entry.name) and not _in_use(entry):
             shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
 

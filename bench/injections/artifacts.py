@@ -230,7 +230,7 @@ def encoded(folder: Path, rows: int) -> EncodedDataset:
 
 def saved_steps(out: Path) -> set[str]:
     """The names of the checkpoints in the folder of a command ``train``."""
-    return {path.parent.name for path in out.glob("checkpoints/*/*/manifest.json")}
+    return {path.parent.name for path in out.glob("checkpoints/*/step-*/manifest.json")}
 
 
 def model_sums(out: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import random
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -72,8 +73,9 @@ def _job(folder: Path, fault: str | None, from_request: int, tally: Tally) -> fl
         kept = any(home.glob("mlflow-pending/*"))
         if server is None:
             server = stack.enter_context(Server.running(port))
-        server.released.set()
         server.fault = lambda path, number: None
+        server.released.set()
+        _ended()
         waiting = deliver()
         found = server.metrics()
     if fault is None:
@@ -95,6 +97,13 @@ def _job(folder: Path, fault: str | None, from_request: int, tally: Tally) -> fl
     if took > SECONDS:
         tally.breach(f"{place}: tracking took {took:.1f} s")
     return took
+
+
+def _ended() -> None:
+    """Wait for what would have ended with the job's process: the thread that a server holds up keeps its files."""
+    for thread in threading.enumerate():
+        if thread.name == "recsys_embed.tracking":
+            thread.join(60.0)
 
 
 def _logs(config: Config) -> float:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from recsys_embed import ranks
 from recsys_embed.errors import CheckpointError
-from recsys_embed.files import atomic_folder, sync, typed_errors, verify_manifest, write_manifest
+from recsys_embed.files import atomic_folder, sweep, sync, typed_errors, verify_manifest, write_manifest
 from recsys_embed.ranks import WHOLE, Share
 
 STATE = "state.json"
@@ -136,6 +136,7 @@ def save(
         _together(path, write)
         _together(path, publish)
     if first:
+        sweep(folder)
         _prune(folder, step, keep)
     return path
 

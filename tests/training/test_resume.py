@@ -166,6 +166,16 @@ def test_kept_checkpoints(data: Any, tmp_path: Path) -> None:
         assert len(steps) <= 5
 
 
+def test_what_a_killed_writer_left_goes(data: Any, tmp_path: Path) -> None:
+    """The folder that a process died in while it wrote step 3 goes, though a run that goes on never writes step 3."""
+    left = tmp_path / ".tmp-step-00000003-0123456789abcdef"
+    left.mkdir(parents=True)
+    (left / "state.json").write_text("{")
+    fit(settings(checkpoint_steps=4), data, checkpoints=tmp_path)
+    assert not left.exists()
+    assert any(tmp_path.glob("step-*"))
+
+
 def test_how_often_it_saves_may_change_between_two_runs(data: Any, tmp_path: Path) -> None:
     straight, _ = fit(settings(), data)
     stop_after(settings(checkpoint_steps=3), data, 8, tmp_path)

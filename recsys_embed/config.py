@@ -13,7 +13,17 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from recsys_embed.errors import ConfigError
 from recsys_embed.storage import FP32, Storage, StorageType
@@ -336,8 +346,43 @@ class TrainingConfig(Node):
         return self.model_dump(mode="json", exclude={"checkpoint_steps", "keep_checkpoints"})
 
 
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"a range goes from low to high, got {list(bounds)}")
+    return bounds
+
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LogRange = Annotated[tuple[_Positive, _Positive], AfterValidator(_ordered)]
+"""From where to where a positive number may be, each order of magnitude as likely; equal bounds hold it fixed."""
+
+
+class TuningConfig(Node):
+    """Equal tuning: the same trials for every strategy, full included, judged on validation alone.
+
+    Each of ``epochs`` is a setting of its own, with ``trials`` trainings and a result: embeddings overfit from the
+    second epoch on, which small tables hide. ``tables_lr`` and ``dense_lr`` are those of the optimizer, which keeps
+    its own where a range is left out; ``decay`` is that of the embedding, and 0 in a share ``no_decay`` of the trials.
+    """
+
+    trials: int = Field(default=8, ge=1)
+    epochs: tuple[PositiveInt, ...] = Field(default=(1, 10), min_length=1)
+    tables_lr: LogRange = (0.005, 0.5)
+    dense_lr: LogRange | None = None
+    decay: LogRange = (1e-7, 1e-3)
+    no_decay: float = Field(default=0.25, ge=0, le=1)
+    seed: int = 0
+
+    @field_validator("epochs")
+    @classmethod
+    def _each_once(cls, epochs: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(epochs)) < len(epochs):
+            raise ValueError(f"epochs lists each setting once, got {list(epochs)}")
+        return epochs
+
+
 class StudyConfig(Node):
-    """What a report compares: every strategy at every budget with every seed."""
+    """What a report compares: every strategy at every budget with every seed, as it is and, with ``tuning``, tuned."""
 
     strategies: tuple[dict[str, StrategyConfig], ...] = Field(
         default=({"*": FullConfig()}, {"*": HashConfig()}, {"*": UnifiedConfig()}, {"*": CompositionalConfig()}),
@@ -346,6 +391,7 @@ class StudyConfig(Node):
     budgets: tuple[int | float | str, ...] = Field(default=(1.0, 0.5, 0.1), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     workers: int = Field(default=1, ge=1)
+    tuning: TuningConfig | None = None
 
     @field_validator("strategies", mode="before")
     @classmethod

@@ -23,8 +23,20 @@ from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
 from recsys_embed.lanes import lay_out, specs_of
 from recsys_embed.ledger import ledger
+from recsys_embed.report.results import RESULTS
 from recsys_embed.report.run import Cell, Trained, train_and_measure
-from recsys_embed.report.study import DATA, check_names, check_sizes, exit_code, expand, prepare_into, run_study, sized
+from recsys_embed.report.study import (
+    DATA,
+    check_names,
+    check_sizes,
+    check_study,
+    exit_code,
+    expand,
+    prepare_into,
+    run_study,
+    sized,
+)
+from recsys_embed.report.trials import TRIALS
 from recsys_embed.sharding import ShardingReport, describe, memory_of, place
 from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tracking import Tracker, new_handle
@@ -50,16 +62,20 @@ def report(config: Config, out: str | Path, *, budget: str | None = None, progre
         ConfigError, DataError: before anything was trained or written.
     """
     out = Path(out)
-    check_names(config, config.study.strategies)
+    check_study(config)
     dataset = prepare_into(config, out)
     tracker = Tracker(config, f"report {dataset.name}", job="report")
     status = "KILLED"
     try:
         results = run_study(config, out, dataset=dataset, tracker=tracker, progress=progress)
-        from recsys_embed.report.page import write_page  # matplotlib and jinja2: not for a training alone
+        from recsys_embed.report.page import (  # matplotlib and jinja2: not for a training alone
+            HTML,
+            MARKDOWN,
+            write_page,
+        )
 
         page = write_page(out, budget=budget)
-        tracker.artifacts([out / name for name in ("report.html", "report.md", "results.csv", "config.toml")])
+        tracker.artifacts([out / name for name in (HTML, MARKDOWN, RESULTS, TRIALS, "config.toml")])
         status = "FINISHED"
     finally:
         tracker.close(status)

@@ -57,6 +57,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("[training]\nbatch_size = 0", "training.batch_size", "value 0"),
         ("[study]\nstrategies = []", "study.strategies", "at least 1"),
         ("[study]\nseeds = ['a']", "study.seeds.0", "value 'a'"),
+        ("[study.tuning]\ntrial = 8", "study.tuning.trial", "did you mean 'trials'"),
+        ("[study.tuning]\ntables_lr = [0.5, 0.1]", "study.tuning.tables_lr", "from low to high, got"),
+        ("[study.tuning]\ndecay = [0, 0.1]", "study.tuning.decay.0", "greater than 0"),
+        ("[study.tuning]\ndense_lr = [0.1, inf]", "study.tuning.dense_lr.1", "finite"),
+        ("[study.tuning]\nepochs = [1, 3, 1]", "study.tuning.epochs", "each setting once"),
     ],
 )
 def test_problems_are_named_by_path(tmp_path: Path, text: str, path: str, message: str):
@@ -91,7 +96,8 @@ def test_strategies_in_all_forms(tmp_path: Path):
 
 
 def test_the_resolved_config_reads_back_equal(tmp_path: Path):
-    config = read(tmp_path, '[embedding]\nstrategy = { "u*" = "hash", "*" = "unified" }\nbudget = "64MB"')
+    text = '[embedding]\nstrategy = { "u*" = "hash", "*" = "unified" }\nbudget = "64MB"\n[study.tuning]\ntrials = 2'
+    config = read(tmp_path, text)
     (tmp_path / "resolved.toml").write_text(config.to_toml())
     assert load_config(tmp_path / "resolved.toml") == config
 

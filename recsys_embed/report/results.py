@@ -1,13 +1,12 @@
 """``results.csv``, one row a run, and the per-row test predictions that ``run`` joins to it.
 
-Writing and reading are symmetrical to the last bit of every number; reading checks everything that the page relies on.
+Reading checks everything that the page relies on.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ import xxhash
 from recsys_embed.config import STRATEGIES
 from recsys_embed.errors import DataError
 from recsys_embed.files import atomic_write
-from recsys_embed.seals import intact, write_sealed
-
-_LOG = logging.getLogger("recsys_embed")
+from recsys_embed.report.columns import format_table, read_table, refuse
+from recsys_embed.seals import write_sealed
 
 RESULTS, PREDICTIONS = "results.csv", "predictions"
 
@@ -69,6 +67,7 @@ COLUMNS: dict[str, str] = {
     "epochs": "int",
     "coarse": "flag",
     "tuned": "flag",
+    "tuning": "json",
     "reused": "flag",
     "run": "text",
     "status": "text",
@@ -86,7 +85,7 @@ COLUMNS: dict[str, str] = {
 
 _NEEDED = ("dataset", "fingerprint", "model", "strategy", "seed", "run", "status")
 _OK_NEEDS = ("serve_bytes",)
-_YOUNGER = ("host_bytes", "latency_single_row_microseconds", "predict_rows_per_second", "serving")
+_YOUNGER = ("host_bytes", "latency_single_row_microseconds", "predict_rows_per_second", "serving", "tuning")
 """Columns that files written before them lack; they are read as missing."""
 
 
@@ -101,34 +100,7 @@ def write_results(path: str | Path, rows: pd.DataFrame | Sequence[dict[str, Any]
 
 def format_results(rows: pd.DataFrame | Sequence[dict[str, Any]]) -> str:
     """The text of the file; see :func:`write_results`."""
-    frame = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), dtype=object)
-    unknown = [str(name) for name in frame.columns if name not in COLUMNS]
-    if unknown:
-        raise DataError(f"unknown column; known: {', '.join(COLUMNS)}", column=unknown[0])
-    out = {
-        name: _column(frame[name] if name in frame else pd.Series([None] * len(frame), dtype=object), kind)
-        for name, kind in COLUMNS.items()
-    }
-    return pd.DataFrame(out).to_csv(index=False, lineterminator="\n")
-
-
-def _column(values: pd.Series[Any], kind: str) -> list[str]:
-    """A column as text: floats in their shortest exact form, flags as true and false."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, (dict, list, tuple)):
-            return json.dumps(value, ensure_ascii=False)
-        if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
-            return "false" if kind == "flag" else ""
-        if kind == "flag":
-            return "true" if value else "false"
-        if kind == "int":
-            return str(int(value))
-        if kind == "float":
-            return repr(float(value))
-        return str(value)
-
-    return [text(value) for value in values.astype(object)]
+    return format_table(rows, COLUMNS)
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
@@ -139,74 +111,16 @@ def read_results(path: str | Path) -> pd.DataFrame:
             kind, a status is unknown, or a run that ended well lacks its bytes. Names file, column and row.
     """
     file = str(path)
-    try:
-        if not intact(path):
-            _LOG.warning("%s: has changed since it was written; read as it is", file)
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"cannot be read as a table of results: {error}", file=file) from error
-    for name in COLUMNS:
-        if name in _YOUNGER and name not in raw.columns:
-            raw[name] = ""
-        if name not in raw.columns:
-            raise DataError("the column is missing", file=file, column=name)
+    raw, frame = read_table(path, COLUMNS, what="a table of results", younger=_YOUNGER)
     if raw.empty:
         raise DataError("holds no run", file=file)
-    frame = pd.DataFrame({name: _parse(raw[name], kind, file, name) for name, kind in COLUMNS.items()})
     for name in _NEEDED:
-        _refuse(frame[name].isna() | (raw[name] == ""), raw[name], "is empty", file, name)
-    _refuse(~frame["status"].isin(STATUSES), raw["status"], f"is none of {', '.join(STATUSES)}", file, "status")
+        refuse(frame[name].isna() | (raw[name] == ""), raw[name], "is empty", file, name)
+    refuse(~frame["status"].isin(STATUSES), raw["status"], f"is none of {', '.join(STATUSES)}", file, "status")
     for name in _OK_NEEDS:
-        _refuse((frame["status"] == "ok") & (raw[name] == ""), raw[name], "is empty in a run that is ok", file, name)
-    _refuse(frame["run"].duplicated(), raw["run"], "is there twice", file, "run")
+        refuse((frame["status"] == "ok") & (raw[name] == ""), raw[name], "is empty in a run that is ok", file, name)
+    refuse(frame["run"].duplicated(), raw["run"], "is there twice", file, "run")
     return frame
-
-
-def _parse(raw: pd.Series[Any], kind: str, file: str, column: str) -> pd.Series[Any]:
-    if kind == "text":
-        return raw
-    if kind == "json":
-        _refuse(~raw.map(_is_json_object), raw, "is not a JSON object", file, column)
-        return raw
-    if kind == "flag":
-        lower = raw.str.lower()
-        _refuse(~lower.isin(["true", "false", "1", "0", ""]), raw, "is neither true nor false", file, column)
-        return lower.isin(["true", "1"])
-    values = [_number(text) for text in raw]
-    wrong = [value is None or (kind == "int" and not (np.isnan(value) or value == int(value))) for value in values]
-    _refuse(pd.Series(wrong), raw, "is not a whole number" if kind == "int" else "is not a number", file, column)
-    if kind == "float":
-        return pd.Series(values, dtype="float64")
-    return pd.Series([_whole(text) if text else pd.NA for text in raw], dtype="Int64")
-
-
-def _number(text: str) -> float | None:
-    """The number, NaN where the text is empty or says so, None where it is neither; infinity is no measurement."""
-    try:
-        value = float(text) if text else float("nan")
-    except ValueError:
-        return None
-    return None if np.isinf(value) else value
-
-
-def _whole(text: str) -> Any:
-    if text.lstrip("+-").isdigit():
-        return int(text)
-    return pd.NA if np.isnan(float(text)) else int(float(text))
-
-
-def _is_json_object(text: str) -> bool:
-    try:
-        return not text or isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
-
-
-def _refuse(wrong: pd.Series[Any], raw: pd.Series[Any], message: str, file: str, column: str) -> None:
-    places = np.flatnonzero(np.asarray(wrong, dtype=bool))
-    if len(places):
-        row = int(places[0])
-        raise DataError(message, file=file, column=column, row=row + 1, value=str(raw.iloc[row]))
 
 
 # --- predictions ---------------------------------------------------------------------------------------------

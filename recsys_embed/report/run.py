@@ -1,4 +1,4 @@
-"""One run: build the model, train it, read the test split once, measure what it cost.
+"""One run: build the model, train it and judge it on validation, read the test split once, measure what it cost.
 
 A run is identified by everything its outcome depends on: its resolved config, the data's fingerprint and the code.
 """
@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from recsys_embed.files import atomic_write
 from recsys_embed.ledger import with_vocabularies
 from recsys_embed.provenance import code_digest, peak_rss_bytes, reset_peak_rss, versions
 from recsys_embed.recommender import Recommender, build_recommender, shipped_recommender
-from recsys_embed.report.results import COLUMNS, predictions_path, write_predictions
+from recsys_embed.report.results import COLUMNS, STATUSES, predictions_path, write_predictions
 from recsys_embed.report.serving import serving_speed
 from recsys_embed.seals import intact, write_sealed
 from recsys_embed.training.metrics import evaluate
@@ -40,10 +40,15 @@ RUNS, RESULT, LEDGER, ERROR = "runs", "result.json", "ledger.csv", "error.txt"
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A training to do: a config with one strategy, one budget and one seed. ``budget`` is as the user typed it."""
+    """A training to do: a config with one strategy, one budget and one seed. ``budget`` is as the user typed it.
+
+    ``tuning`` says how settings were found that are not the user's own, in plain values: with the chosen ``values``,
+    and in ``space`` the names of all that was open.
+    """
 
     config: Config
     budget: str = ""
+    tuning: Mapping[str, Any] | None = None
 
     @property
     def strategy(self) -> str:
@@ -59,12 +64,16 @@ class Cell:
     def __str__(self) -> str:
         options = _options(self.config.embedding.strategy, defaults=False)
         told = f" {json.dumps(options)}" if options else ""
-        return f"{self.strategy}{told}, {'budget ' + self.budget if self.budget else 'full size'}, seed {self.seed}"
+        tuned = f", tuned, epochs {self.config.training.epochs}" if self.tuning else ""
+        size = f"budget {self.budget}" if self.budget else "full size"
+        return f"{self.strategy}{told}, {size}{tuned}, seed {self.seed}"
 
     def digest(self, fingerprint: str, *, anywhere: bool = False) -> str:
         """The run's identity: config, data and code; ``anywhere``: the same on every device and back end."""
         tree = self.config.model_dump(mode="json", include={"model", "embedding"})
         tree["training"] = self.config.training.protocol()
+        if self.tuning is not None:
+            tree["tuned"] = True  # a row of its own, also where tuning ends at the user's settings
         if anywhere:
             del tree["training"]["device"], tree["embedding"]["backend"]
         text = json.dumps([tree, fingerprint, code_digest()], sort_keys=True)
@@ -72,17 +81,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained model with what was measured; ``row`` is its row of ``results.csv``."""
+class Fitted:
+    """A trained model, judged on validation; ``row`` is its row of ``results.csv`` without what the test split says."""
 
     model: Recommender
     result: TrainResult
     row: dict[str, Any]
     ledger: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Trained(Fitted):
+    """A trained model with all that was measured; ``scores`` are those of the test split."""
+
     scores: np.ndarray
 
 
-def train_and_measure(
+def fit(
     cell: Cell,
     dataset: EncodedDataset,
     *,
@@ -90,8 +105,8 @@ def train_and_measure(
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     meta: dict[str, Any] | None = None,
-) -> Trained:
-    """Train the best model of a cell and evaluate it on the test split; arguments as in :func:`train`.
+) -> Fitted:
+    """Train the best model of a cell; the test split is not read. Arguments as in :func:`train`.
 
     Raises:
         BudgetError: no setting of the strategy fits; nothing was allocated.
@@ -104,11 +119,6 @@ def train_and_measure(
     result = train(
         model, dataset, config.training, checkpoints=checkpoints, progress=progress, on_epoch=on_epoch, meta=meta
     )
-    predict_begin = time.perf_counter()
-    scores = predict(model, dataset, "test", config.training.batch_size)
-    predict_seconds = time.perf_counter() - predict_begin
-    test = evaluate(dataset.labels("test"), scores, dataset.buckets("test"))
-
     layer = _ledger(model, config)
     ledger = with_vocabularies(layer, dataset.features, dataset.vocabulary_bytes())
     report = model.embedding.budget_report
@@ -118,13 +128,10 @@ def train_and_measure(
         "budget_bytes": report.budget_bytes,
         "kept_fraction": report.kept_fraction,
         "val_auc": result.val["auc"],
-        **{f"test_{name}": test[name] for name in ("auc", "logloss", "ne", "calibration")},
-        **{name: test[name] for name in ("auc_head", "auc_torso", "auc_tail", "auc_unseen")},
         **{name: int(ledger[name].sum()) for name in ("train_bytes", "checkpoint_bytes", "serve_bytes", "host_bytes")},
         "samples_seen": result.samples_seen,
         "wall_seconds": time.perf_counter() - begin,
         "train_samples_per_second": result.train_samples_per_second,
-        "predict_microseconds_per_row": predict_seconds / len(scores) * 1e6,
         "peak_rss_bytes": peak_rss_bytes(),
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
@@ -135,7 +142,34 @@ def train_and_measure(
         "bayes_logloss": bayes.get("logloss"),
         "parts": _parts(layer),
     }
-    return Trained(model, result, {name: _plain(row.get(name)) for name in COLUMNS}, ledger, scores)
+    return Fitted(model, result, {name: _plain(row.get(name)) for name in COLUMNS}, ledger)
+
+
+def train_and_measure(
+    cell: Cell,
+    dataset: EncodedDataset,
+    *,
+    checkpoints: Path | None = None,
+    progress: bool = True,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    meta: dict[str, Any] | None = None,
+) -> Trained:
+    """:func:`fit` a cell, then read the test split, once."""
+    begin = time.perf_counter()
+    fitted = fit(cell, dataset, checkpoints=checkpoints, progress=progress, on_epoch=on_epoch, meta=meta)
+    predict_begin = time.perf_counter()
+    scores = predict(fitted.model, dataset, "test", cell.config.training.batch_size)
+    predict_seconds = time.perf_counter() - predict_begin
+    test = evaluate(dataset.labels("test"), scores, dataset.buckets("test"))
+    measured = {f"test_{name}": test[name] for name in ("auc", "logloss", "ne", "calibration")}
+    measured |= {name: test[name] for name in ("auc_head", "auc_torso", "auc_tail", "auc_unseen")}
+    measured |= {
+        "wall_seconds": time.perf_counter() - begin,
+        "predict_microseconds_per_row": predict_seconds / len(scores) * 1e6,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+    row = fitted.row | {name: _plain(value) for name, value in measured.items()}
+    return Trained(fitted.model, fitted.result, row, fitted.ledger, scores)
 
 
 def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
@@ -148,6 +182,8 @@ def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
         "rows": {split: dataset.rows(split) for split in ("train", "val", "test")},
         "split": config.data.split.model_dump(mode="json", exclude_none=True),
     }
+    if cell.tuning is not None:
+        _leave_out(protocol, cell.tuning["space"])
     known = {
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
@@ -158,7 +194,8 @@ def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
         "budget_requested": cell.budget,
         "seed": cell.seed,
         "coarse": False,
-        "tuned": False,
+        "tuned": cell.tuning is not None,
+        "tuning": dict(cell.tuning or {}),
         "reused": False,
         "run": cell.digest(dataset.fingerprint),
         "error": "",
@@ -172,16 +209,10 @@ def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
 def run_cell(
     cell: Cell, dataset: EncodedDataset, out: Path, *, progress: bool = True, checkpoints: bool = True
 ) -> dict[str, Any]:
-    """Train a cell of a study into its folder and return the document in ``result.json``: row and history.
+    """Train a cell of a study into its folder and return the document in ``result.json``: row and history; see
+    :func:`attempt`."""
 
-    An exception becomes the row's status: no cell takes the others with it. An interrupted cell goes on from its last
-    checkpoint when it is run again.
-    """
-    folder = out / RUNS / cell.digest(dataset.fingerprint)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ERROR).unlink(missing_ok=True)
-    scratch = folder / "checkpoints"
-    try:
+    def work(folder: Path, scratch: Path) -> dict[str, Any]:
         trained = train_and_measure(cell, dataset, checkpoints=scratch if checkpoints else None, progress=progress)
         labels = dataset.labels("test")
         write_predictions(
@@ -196,7 +227,25 @@ def run_cell(
         # As it would be loaded elsewhere. Last, since it holds the tables once more.
         shipped = shipped_recommender(cell.config, dataset.features, len(dataset.dense), trained.model.shipped_state())
         row = trained.row | serving_speed(shipped, dataset, cell.config.training.batch_size)
-        document = {"row": row, "history": [_plain(epoch) for epoch in trained.result.history]}
+        return document_of(row, trained.result)
+
+    return attempt(cell, dataset, out, RESULT, work)
+
+
+def attempt(
+    cell: Cell, dataset: EncodedDataset, out: Path, name: str, work: Callable[[Path, Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Do ``work(folder, checkpoints)`` in the folder of a cell, and save the document it returns there as ``name``.
+
+    An exception becomes the row's status: no cell takes the others with it. Where the work is interrupted, its
+    checkpoints stay, to go on from when it is done again.
+    """
+    folder = out / RUNS / cell.digest(dataset.fingerprint)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
+    scratch, begin = folder / "checkpoints", time.perf_counter()
+    try:
+        document = work(folder, scratch)
     except BudgetError as error:
         text = str(error)
         if str(error.nearest_bytes) not in text:
@@ -208,9 +257,15 @@ def run_cell(
         _LOG.warning("%s: %s", cell, message)
         atomic_write(folder / ERROR, traceback.format_exc())
         document = unfinished(cell, dataset, status, message)
-    save_document(out, document)
+        document["row"]["wall_seconds"] = time.perf_counter() - begin
+    save_document(out, document, name)
     shutil.rmtree(scratch, ignore_errors=True)
     return document
+
+
+def document_of(row: Mapping[str, Any], result: TrainResult) -> dict[str, Any]:
+    """The document of a cell: its row, and a dict for each epoch."""
+    return {"row": dict(row), "history": [_plain(epoch) for epoch in result.history]}
 
 
 def unfinished(cell: Cell, dataset: EncodedDataset, status: str, error: str) -> dict[str, Any]:
@@ -220,34 +275,39 @@ def unfinished(cell: Cell, dataset: EncodedDataset, status: str, error: str) -> 
 
 def run_cell_by_path(cell: Cell, dataset: Path, out: Path, checkpoints: bool) -> dict[str, Any]:
     """:func:`run_cell` in a worker process, which opens the data set once."""
-    return run_cell(cell, _opened(dataset), out, progress=False, checkpoints=checkpoints)
+    return run_cell(cell, opened(dataset), out, progress=False, checkpoints=checkpoints)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path) -> EncodedDataset:
+def opened(path: Path) -> EncodedDataset:
+    """A data set, kept for the next cell of this process."""
     return EncodedDataset.open(path)
 
 
-def save_document(out: Path, document: Mapping[str, Any]) -> None:
-    """Write ``result.json`` of a run."""
-    write_sealed(out / RUNS / str(document["row"]["run"]) / RESULT, json.dumps(document, indent=1) + "\n")
+def save_document(out: Path, document: Mapping[str, Any], name: str = RESULT) -> None:
+    """Write a document of a run."""
+    write_sealed(out / RUNS / str(document["row"]["run"]) / name, json.dumps(document, indent=1) + "\n")
 
 
-def finished(cell: Cell, dataset: EncodedDataset, out: Path) -> dict[str, Any] | None:
-    """The document of a run that need not be done again: it ended well, or cannot."""
-    run = cell.digest(dataset.fingerprint)
-    path = out / RUNS / run / RESULT
+def saved_document(cell: Cell, dataset: EncodedDataset, out: Path, name: str) -> dict[str, Any] | None:
+    """The document ``name`` of a run as it was saved; None where there is none or it is damaged."""
+    path = out / RUNS / cell.digest(dataset.fingerprint) / name
     try:
         if not intact(path):
             return None
         document: dict[str, Any] = json.loads(path.read_bytes())
-        status = document["row"]["status"]
+        document["row"] |= {"reused": True, "tuning": dict(cell.tuning or {})}
+        return document if document["row"]["status"] in STATUSES else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if status == "infeasible" or (status == "ok" and predictions_path(out, run).exists()):
-        document["row"]["reused"] = True
-        return document
-    return None
+
+
+def finished(cell: Cell, dataset: EncodedDataset, out: Path) -> dict[str, Any] | None:
+    """The document of a run that need not be done again: it ended well, or cannot."""
+    document = saved_document(cell, dataset, out, RESULT)
+    status = document and document["row"]["status"]
+    there = predictions_path(out, cell.digest(dataset.fingerprint)).exists()
+    return document if status == "infeasible" or (status == "ok" and there) else None
 
 
 # --- columns -------------------------------------------------------------------------------------------------
@@ -270,6 +330,15 @@ def _settings(patterns: Mapping[str, StrategyNode], sizes: Mapping[str, Any]) ->
     if list(patterns) == ["*"] and not options.keys() & sizes.keys():
         return options | dict(sizes)
     return options | ({"rows": dict(sizes)} if sizes else {})
+
+
+def _leave_out(tree: dict[str, Any], names: Collection[str]) -> None:
+    """Take names out of a tree, wherever they are."""
+    for key in [key for key in tree if key in names]:
+        del tree[key]
+    for value in tree.values():
+        if isinstance(value, dict):
+            _leave_out(value, names)
 
 
 def _ledger(model: Recommender, config: Config) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """The compression study: every strategy at every budget with every seed, under one protocol.
 
 A study is cut into cells. Each finished cell is on disk before the next begins, so that a study can be killed at any
-moment and taken up again; a cell that fails, diverges or cannot fit is a row like any other.
+moment and taken up again; a cell that fails, diverges or cannot fit is a row like any other. With ``study.tuning``
+the cells as configured come first, then the trials, then the cells as tuned.
 
 A cell's seed sets the initial weights of the tables and of the model and the order of the batches. It does not move the
 hash functions (``embedding.hash_seed``): the spread over seeds is that of training, with the same ids colliding.
@@ -10,14 +11,9 @@ hash functions (``embedding.hash_seed``): the spread over seeds is that of train
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +27,11 @@ from recsys_embed.data.prepare import complete
 from recsys_embed.errors import BudgetError, ConfigError, RecsysEmbedError
 from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
+from recsys_embed.report.judge import JUDGED, judge_cell, judge_cell_by_path, judged
 from recsys_embed.report.results import RESULTS, write_results
 from recsys_embed.report.run import (
     LEDGER,
+    RESULT,
     RUNS,
     Cell,
     finished,
@@ -42,6 +40,9 @@ from recsys_embed.report.run import (
     save_document,
     unfinished,
 )
+from recsys_embed.report.trials import TRIALS, write_trials
+from recsys_embed.report.tuning import Tuning, contenders, proposals
+from recsys_embed.report.workers import Document, in_processes
 from recsys_embed.storage import FP32
 from recsys_embed.tracking import Tracker
 from recsys_embed.training.device import device_of
@@ -91,16 +92,17 @@ def run_study(
     tracker: Tracker | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train or reuse every cell; write ``results.csv``, ``predictions/``, ``runs/`` and ``config.toml`` into ``out``.
+    """Train or reuse every cell; write ``results.csv``, ``predictions/``, ``runs/`` and ``config.toml`` into ``out``,
+    and with ``study.tuning`` also ``trials.csv``.
 
-    Returns the rows of ``results.csv``, in the order of the config. Runs are logged where ``config.tracking`` says, or
-    by the ``tracker`` given.
+    Returns the rows of ``results.csv``, in the order of the config, the tuned ones last. Runs are logged where
+    ``config.tracking`` says, or by the ``tracker`` given; trials are not, but for their table, which a report logs.
 
     Raises:
         ConfigError, DataError: before anything was trained or written.
     """
     out = Path(out)
-    check_names(config, config.study.strategies)
+    check_study(config)
     dataset = dataset or prepare_into(config, out)
     cells = expand(config)
     for cell in cells:
@@ -108,49 +110,121 @@ def run_study(
     own = tracker is None
     tracker = tracker or Tracker(config, f"report {dataset.name}", job="report")
     atomic_write(out / "config.toml", config.to_toml())
-
-    documents = {cell: document for cell in cells if (document := finished(cell, dataset, out))}
-    todo = [cell for cell in cells if cell not in documents]
-    if documents:
-        _LOG.info("%d of %d runs are there already", len(documents), len(cells))
-
-    def track(cell: Cell, document: dict[str, Any]) -> None:
-        row = document["row"]
-        row["mlflow_run_id"] = row["mlflow_run_id"] or _track(tracker, cell, document, out, dataset.features)
-        if row["mlflow_run_id"]:
-            save_document(out, {**document, "row": {**row, "reused": False}})
-
-    def done(cell: Cell, document: dict[str, Any]) -> None:
-        documents[cell] = document
-        write_results(out / RESULTS, _rows(cells, documents))
-        _LOG.info("%d/%d %s: %s", len(documents), len(cells), cell, _outcome(document["row"]))
-        track(cell, document)
-
-    status = "KILLED"
+    study, status = _Study(config, dataset, out, tracker, progress), "KILLED"
     try:
-        for cell, document in documents.items():
-            if not document["row"]["mlflow_run_id"]:
-                track(cell, document)
-        if config.study.workers == 1 or len(todo) < 2:
-            for cell in todo:
-                done(cell, run_cell(cell, dataset, out, progress=progress))
+        study.measure(cells)
+        if config.study.tuning is None:
+            (out / TRIALS).unlink(missing_ok=True)  # of a study with tuning in the same folder
         else:
-            _in_processes(todo, dataset, out, min(config.study.workers, len(todo)), done)
-        write_results(out / RESULTS, _rows(cells, documents))
+            study.measure(*study.tune(cells))
         status = "FINISHED"
     finally:
         if own:
             tracker.close(status)
-    return pd.DataFrame(_rows(cells, documents))
+    return pd.DataFrame(study.rows())
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with a cell: in this process, in another one, and the name of the document that it leaves."""
+
+    here: Callable[..., Document]
+    there: Callable[..., Document]
+    saves: str
+
+
+class _Study:
+    """A study under way: the cells so far, and the documents of those that are done."""
+
+    def __init__(self, config: Config, dataset: EncodedDataset, out: Path, tracker: Tracker, progress: bool) -> None:
+        self._config, self._dataset, self._out = config, dataset, out
+        self._tracker, self._progress = tracker, progress
+        self._cells: list[Cell] = []
+        self._documents: dict[Cell, Document] = {}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of ``results.csv`` so far."""
+        return [self._documents[cell]["row"] for cell in self._cells if cell in self._documents]
+
+    def measure(self, cells: Sequence[Cell], given: Mapping[Cell, Document] | None = None) -> None:
+        """Train or reuse cells, to their rows in ``results.csv``; ``given`` are the documents of some of them."""
+        self._cells += cells
+        there = {cell: document for cell in cells if (document := finished(cell, self._dataset, self._out))}
+        there |= given or {}
+        if there:
+            _LOG.info("%d of %d runs are there already", len(there), len(cells))
+        self._documents |= there
+        for cell, document in there.items():
+            if not document["row"]["mlflow_run_id"]:
+                self._track(cell, document)
+        todo = [cell for cell in cells if cell not in there]
+        self._each(todo, Job(run_cell, run_cell_by_path, RESULT), self._measured)
+        write_results(self._out / RESULTS, self.rows())
+
+    def tune(self, cells: Iterable[Cell]) -> tuple[list[Cell], dict[Cell, Document]]:
+        """Run the trials of every strategy, budget and setting of the epochs, to ``trials.csv``.
+
+        Returns:
+            The cells to measure with what was chosen, and the documents of those that are lost without training.
+        """
+        seeds = tuple(dict.fromkeys(self._config.study.seeds))
+        first = [cell for cell in cells if cell.seed == seeds[0]]
+        impossible = [cell for cell in first if not feasible(cell.config, self._dataset.features)]
+        tuning = Tuning(contenders(self._config, first, infeasible=impossible), self._dataset.fingerprint)
+        for trial in tuning.trials:
+            if document := judged(trial, self._dataset, self._out):
+                tuning.add(trial, document)
+        if tuning.count:
+            _LOG.info("%d of %d trials are there already", tuning.count, len(tuning.trials))
+
+        def done(trial: Cell, document: Document) -> None:
+            tuning.add(trial, document)
+            write_trials(self._out, tuning.rows())
+            _LOG.info("trial %d/%d, %s: %s", tuning.count, len(tuning.trials), trial, _judgement(document["row"]))
+
+        self._each(tuning.todo(), Job(judge_cell, judge_cell_by_path, JUDGED), done)
+        write_trials(self._out, tuning.rows())
+        chosen = tuning.chosen(seeds)
+        lost = {cell: unfinished(cell, self._dataset, "failed", error) for cell, error in chosen.items() if error}
+        return list(chosen), lost
+
+    def _each(self, cells: Sequence[Cell], job: Job, done: Callable[[Cell, Document], None]) -> None:
+        """Do a job with cells, here or in worker processes."""
+        workers = min(self._config.study.workers, len(cells))
+        if workers < 2:
+            for cell in cells:
+                done(cell, job.here(cell, self._dataset, self._out, progress=self._progress))
+            return
+
+        def died(cell: Cell) -> Document:
+            document = unfinished(cell, self._dataset, "failed", "the process was killed (out of memory?)")
+            save_document(self._out, document, job.saves)
+            return document
+
+        work = partial(job.there, dataset=self._dataset.path, out=self._out, checkpoints=True)
+        in_processes(cells, workers, work, done=done, died=died)
+
+    def _measured(self, cell: Cell, document: Document) -> None:
+        self._documents[cell] = document
+        write_results(self._out / RESULTS, self.rows())
+        _LOG.info("%d/%d %s: %s", len(self._documents), len(self._cells), cell, _outcome(document["row"]))
+        self._track(cell, document)
+
+    def _track(self, cell: Cell, document: Document) -> None:
+        row = document["row"]
+        path = self._out / RUNS / row["run"] / LEDGER
+        ledger = pd.read_csv(path) if path.exists() else None
+        features = self._dataset.features
+        history = document["history"]
+        run = self._tracker.training(cell.config, row, history=history, ledger=ledger, features=features)
+        row["mlflow_run_id"] = run or ""
+        if row["mlflow_run_id"]:
+            save_document(self._out, {**document, "row": {**row, "reused": False}})
 
 
 def exit_code(rows: pd.DataFrame) -> int:
     """4 where a run failed or diverged, 0 otherwise; an infeasible budget is a result."""
     return 4 if rows["status"].isin(["failed", "diverged"]).any() else 0
-
-
-def _rows(cells: Iterable[Cell], documents: dict[Cell, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [documents[cell]["row"] for cell in cells if cell in documents]
 
 
 def _outcome(row: dict[str, Any]) -> str:
@@ -160,12 +234,12 @@ def _outcome(row: dict[str, Any]) -> str:
     return f"test AUC {auc}, {row['serve_bytes']:,} bytes, {row['epochs']} epochs, {row['wall_seconds']:.1f} s"
 
 
-def _track(tracker: Tracker, cell: Cell, document: dict[str, Any], out: Path, features: Sequence[Feature]) -> str:
-    row = document["row"]
-    path = out / RUNS / row["run"] / LEDGER
-    ledger = pd.read_csv(path) if path.exists() else None
-    run = tracker.training(cell.config, row, history=document["history"], ledger=ledger, features=features)
-    return run or ""
+def _judgement(row: dict[str, Any]) -> str:
+    if row["status"] != "ok":
+        return f"{row['status']} ({row['error']})"
+    settings = row["protocol"]["training"], row["protocol"]["embedding"]
+    told = f"tables_lr {settings[0]['optimizer']['tables_lr']:g}, decay {settings[1]['decay']:g}"
+    return f"{told}: validation AUC {row['val_auc']:.4f}, {row['wall_seconds']:.1f} s"
 
 
 # --- what can be refused before training ---------------------------------------------------------------------
@@ -191,6 +265,17 @@ def check_names(config: Config, strategies: Sequence[Mapping[str, StrategyNode]]
     for name in config.embedding.exact or ():
         if name not in names:
             raise ConfigError(f"embedding.exact names {name!r}, which is no categorical column", path="embedding.exact")
+
+
+def check_study(config: Config) -> None:
+    """:func:`check_names` for a study, and that its trials can be drawn.
+
+    Raises:
+        ConfigError: see there; or what tuning needs is not installed.
+    """
+    check_names(config, config.study.strategies)
+    if config.study.tuning is not None:
+        proposals(config.study.tuning)
 
 
 def sized(config: Config, features: Sequence[Feature]) -> Plan:
@@ -225,6 +310,15 @@ def check_sizes(config: Config, features: Sequence[Feature], *, infeasible: bool
             raise
 
 
+def feasible(config: Config, features: Sequence[Feature]) -> bool:
+    """Whether any size fits the budget."""
+    try:
+        sized(config, features)
+    except BudgetError:
+        return False
+    return True
+
+
 def prepare_into(config: Config, out: Path) -> EncodedDataset:
     """Encode the data into ``out/data``; bad input leaves no folder behind."""
     existed = out.exists()
@@ -242,81 +336,3 @@ def _remove_empty(folder: Path) -> None:
             os.rmdir(root)
         except OSError:
             return
-
-
-# --- several processes ---------------------------------------------------------------------------------------
-
-
-def _in_processes(
-    cells: Sequence[Cell],
-    dataset: EncodedDataset,
-    out: Path,
-    workers: int,
-    done: Callable[[Cell, dict[str, Any]], None],
-) -> None:
-    """Run cells in worker processes. When one is killed, the pool breaks and nobody can say which cell did it: each
-    that was running is tried once more alone, and the one that breaks its pool again is the one that failed."""
-    work = partial(run_cell_by_path, dataset=dataset.path, out=out, checkpoints=True)
-    todo = deque(cells)
-    while todo:
-        for suspect in _drain(todo, workers, workers, work, done):
-            _LOG.warning("%s: its process died; once more, alone", suspect)
-            if _drain(deque([suspect]), 1, workers, work, done):
-                document = unfinished(suspect, dataset, "failed", "the process was killed (out of memory?)")
-                save_document(out, document)
-                done(suspect, document)
-
-
-def _drain(
-    todo: deque[Cell],
-    processes: int,
-    share: int,
-    work: Callable[[Cell], dict[str, Any]],
-    done: Callable[[Cell, dict[str, Any]], None],
-) -> list[Cell]:
-    """Run cells off ``todo`` until none is left or the pool breaks; return the cells that were lost with it."""
-    threads = max(1, (os.cpu_count() or 1) // share)
-    context = multiprocessing.get_context("spawn")
-    lost: list[Cell] = []
-    running: dict[Future[dict[str, Any]], Cell] = {}
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(threads,)) as pool:
-        try:
-            while not lost and (todo or running):
-                while todo and len(running) < processes:
-                    cell = todo.popleft()
-                    try:
-                        running[pool.submit(work, cell)] = cell
-                    except BrokenProcessPool:
-                        lost.append(cell)
-                        break
-                ready, _ = wait(running, return_when=ALL_COMPLETED if lost else FIRST_COMPLETED)
-                if any(isinstance(future.exception(), BrokenProcessPool) for future in ready):
-                    ready, _ = wait(running)
-                for future in ready:
-                    cell = running.pop(future)
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        lost.append(cell)
-                    else:
-                        done(cell, future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
-    return lost
-
-
-def _start_worker(threads: int) -> None:
-    """Divide the processors, and die with the parent: a pool's workers would otherwise wait for it for ever."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    torch.set_num_threads(threads)
-
-    def follow() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -100,10 +101,12 @@ class Tracker:
             run, operations = JOB, []
             if nested:
                 run, self._runs = self._runs, self._runs + 1
-                name = f"{row['strategy']} {row['budget_requested'] or 'full size'} seed {row['seed']}"
+                tuned = f" tuned, epochs {config.training.epochs}" if row.get("tuned") else ""
+                name = f"{row['strategy']} {row['budget_requested'] or 'full size'}{tuned} seed {row['seed']}"
                 operations += [self._creation(run, name, parent=JOB), *description(run, config)]
             tags = {key: str(row[key]) for key in ("run", "status", "settings", "fingerprint")}
             tags |= {"error": row["error"]} if row["error"] else {}
+            tags |= {"tuning": json.dumps(row["tuning"])} if row.get("tuned") else {}
             operations += [
                 *logs(run, epochs=history, metrics=row, tags=tags),
                 data_set(run, str(row["dataset"]), str(row["fingerprint"]), self._config.data),

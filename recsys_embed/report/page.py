@@ -1,4 +1,4 @@
-"""The report's page, from ``results.csv`` and ``predictions/`` alone: the same files give the same bytes.
+"""The report's page, from ``results.csv``, ``trials.csv`` and ``predictions/`` alone: the same files, the same bytes.
 
 Names of features and messages of errors come from outside: the templates escape all text, and only our own figures are
 markup. The page needs no script and loads nothing.
@@ -13,7 +13,7 @@ from typing import Any
 from recsys_embed.errors import ConfigError
 from recsys_embed.files import atomic_write
 from recsys_embed.report import tables
-from recsys_embed.report.figures import buckets, pareto, parts, speed
+from recsys_embed.report.figures import buckets, pareto, parts, speed, tuning
 from recsys_embed.report.sizes import budget_name
 from recsys_embed.report.summary import Budget, Section, summarise
 
@@ -24,7 +24,7 @@ def write_page(folder: str | Path, *, budget: str | None = None) -> Path:
     """Write ``report.html`` and ``report.md`` into a report's folder; return the path of the first.
 
     Args:
-        folder: holds ``results.csv`` and, for intervals, ``predictions/``.
+        folder: holds ``results.csv``, for intervals ``predictions/``, and where settings were tuned ``trials.csv``.
         budget: the one that the recommendation is for, as it was typed or the same size; by default the smallest at
             which a strategy is within statistical reach of full, else the middle one.
 
@@ -90,11 +90,15 @@ def _view(section: Section, budget: Budget | None, key: str) -> dict[str, Any]:
         "about": _about(section),
         "advice": tables.advise(section, budget),
         "notices": tables.notices(section),
-        "run_count": len(section.runs),
+        "run_count": len(section.all_runs),
         "pareto": Markup(pareto.draw(section, f"{key}-pareto")),
         "pareto_caption": _PARETO + tables.absent_note(section),
         "budgets": [(budget_name(one), tables.budget_table(section, one)) for one in section.budgets],
         "budget_note": _budget_note(section),
+        "tuning_facts": tables.tuning_facts(section),
+        "tuning_table": tables.tuning_table(section),
+        "tuning": Markup(tuning.draw(section, budget, f"{key}-tuning")),
+        "tuning_caption": _tuning_caption(section, budget),
         "buckets": Markup(buckets.draw(section, f"{key}-buckets")),
         "bucket_caption": _bucket_caption(section),
         "bucket_table": tables.bucket_table(section),
@@ -120,10 +124,13 @@ _PARETO = (
 
 def _about(section: Section) -> str:
     parts = [f"vectors of width {section.dim}"] if section.dim.isdigit() else []
-    parts.append(tables.plural(len(section.methods), "strategy").replace("strategys", "strategies"))
+    names = {cell.name for cell in section.cells}
+    parts.append(tables.plural(len(names), "strategy").replace("strategys", "strategies"))
     parts.append(tables.plural(len(section.budgets), "budget"))
     parts.append(tables.plural(section.seeds, "seed"))
-    parts.append(tables.plural(len(section.runs), "run"))
+    parts.append(tables.plural(len(section.all_runs), "run"))
+    if len(section.trials):
+        parts.append(tables.plural(len(section.trials), "trial"))
     if section.rows:
         parts.append(tables.plural(section.rows["test"], "test row"))
     return f"{', '.join(parts)}. Data fingerprint {section.fingerprint}."
@@ -138,9 +145,17 @@ def _budget_note(section: Section) -> str:
         else ""
     )
     marks += "Rank: all that the intervals leave open. " if section.draws and section.seeds > 1 else ""
+    if section.tuned and section.full is not None:
+        marks += f"Difference to full: to {section.full.method}, which validation prefers. "
     return (
         f"{seeds}{marks}NE: logloss divided by that of the mean label. Calibration: mean score divided by mean label."
     )
+
+
+def _tuning_caption(section: Section, budget: Budget | None) -> str:
+    full = " and of full" if any(cell.uncompressed for cell in section.cells) else ""
+    shown = f"at budget {budget_name(budget)}{full}" if budget else "of full"
+    return f"All trials {shown}. Large: chosen. Hollow: without decay of the embedding."
 
 
 def _bucket_caption(section: Section) -> str:

@@ -196,24 +196,44 @@ def read_predictions(folder: str | Path, run: str) -> dict[str, np.ndarray] | No
 # --- naming methods ------------------------------------------------------------------------------------------
 
 
-def name_methods(frame: pd.DataFrame) -> pd.Series[Any]:
+def name_methods(frame: pd.DataFrame, *, tuned: bool = True) -> pd.Series[Any]:
     """A name for what each run tries, the same at every budget: the strategy and its options, not the sizes it led to.
 
-    ``unified`` alone where no other run of the strategy differs, else ``unified (chunks 3)``.
+    ``unified`` alone where no other run of the strategy differs, else ``unified (chunks 3)``; with ``tuned`` also
+    ``unified (tuned)``, and ``unified (tuned, 1 epoch)`` where it was tuned with several settings of the epochs.
     """
     options = [_options(strategy, text) for strategy, text in zip(frame["strategy"], frame["settings"], strict=True)]
+    how = _how_tuned(frame)
     names: dict[Any, str] = {}
     for strategy in frame["strategy"].unique():
         mine = [place for place in range(len(frame)) if frame["strategy"].iloc[place] == strategy]
-        extras = [{**options[place], **({"tuned": True} if frame["tuned"].iloc[place] else {})} for place in mine]
-        keyed = [(frame["budget_requested"].iloc[place], frame["seed"].iloc[place]) for place in mine]
-        told = [_describe(extra) for extra in extras]
+        keyed = [(frame["budget_requested"].iloc[place], frame["seed"].iloc[place], how[place]) for place in mine]
+        told = [_describe(options[place]) for place in mine]
         if len({(*key, text) for key, text in zip(keyed, told, strict=True)}) < len(mine):
             told = [_describe(_object(frame["settings"].iloc[place])) for place in mine]
         alone = len(set(told)) == 1
         for place, text in zip(mine, told, strict=True):
-            names[place] = strategy if alone or not text else f"{strategy} ({text})"
+            parts = [part for part in ("" if alone else text, how[place] if tuned else "") if part]
+            names[place] = f"{strategy} ({'; '.join(parts)})" if parts else strategy
     return pd.Series([names[place] for place in range(len(frame))], index=frame.index, dtype="str")
+
+
+def _how_tuned(frame: pd.DataFrame) -> list[str]:
+    """Of each run, "" where it was not tuned."""
+    tuning = frame["tuning"] if "tuning" in frame else [""] * len(frame)
+    epochs = [_object(text).get("epochs") for text in tuning]
+    several = len(set(epochs) - {None}) > 1
+    told = [f"tuned, {epochs_name(one)}" if several and one else "tuned" for one in epochs]
+    return [text if flag else "" for text, flag in zip(told, frame["tuned"], strict=True)]
+
+
+def epochs_name(epochs: int) -> str:
+    """A setting of the epochs: the most that are trained, where early stopping can end before.
+
+    >>> epochs_name(1), epochs_name(10)
+    ('1 epoch', '≤ 10 epochs')
+    """
+    return "1 epoch" if epochs == 1 else f"≤ {epochs} epochs"
 
 
 def options_of(strategy: str, settings: str) -> str:

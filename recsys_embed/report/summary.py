@@ -30,6 +30,7 @@ from recsys_embed.report.results import (
     read_results,
 )
 from recsys_embed.report.statistics import Draws, Interval, bootstrap_rows, draw_cells, resamples_for
+from recsys_embed.report.trials import read_trials
 
 FULL = "full"
 _AUC_TOLERANCE = 5e-4
@@ -47,9 +48,13 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """The runs of one method at one budget, in the order of their seeds. ``index`` is its row in the draws."""
+    """The runs of one method at one budget, in the order of their seeds. ``index`` is its row in the draws.
+
+    ``name`` is the method without how it was tuned.
+    """
 
     method: str
+    name: str
     strategy: str
     options: str
     budget: str
@@ -60,6 +65,18 @@ class Cell:
     def ok(self) -> pd.DataFrame:
         """The runs that ended well."""
         return self.runs[self.runs["status"] == "ok"]
+
+    @cached_property
+    def tuning(self) -> dict[str, Any]:
+        """How its settings were found; empty where they are the user's own."""
+        texts = [text for text in self.runs["tuning"] if text]
+        return dict(json.loads(texts[0])) if texts else {}
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """The protocol of its first run; empty where none is known."""
+        text = self.runs["protocol"].iloc[0]
+        return dict(json.loads(text)) if text else {}
 
     @property
     def uncompressed(self) -> bool:
@@ -116,7 +133,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """One data set under one model. ``draws`` are the bootstrap's, of all test rows and of each bucket."""
+    """One data set under one model. ``draws`` are the bootstrap's, of all test rows and of each bucket.
+
+    Where settings were tuned, ``cells`` are the tuned ones and ``untuned`` those with the user's own settings, which
+    are shown beside them and compared with nothing; ``trials`` is what tuning tried.
+    """
 
     dataset: str
     fingerprint: str
@@ -128,21 +149,35 @@ class Section:
     resamples: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    untuned: tuple[Cell, ...] = ()
+    trials: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """All rows of the section."""
+        """The rows of all that is compared."""
         return pd.concat([cell.runs for cell in self.cells])
 
     @cached_property
+    def all_runs(self) -> pd.DataFrame:
+        """All rows, each with the name of its method."""
+        return pd.concat([cell.runs.assign(method=cell.method) for cell in (*self.cells, *self.untuned)])
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it is tuned runs that are compared."""
+        return any(cell.tuning for cell in self.cells)
+
+    @cached_property
     def full(self) -> Cell | None:
-        """The uncompressed tables, where a run of them ended well."""
-        return next((cell for cell in self.cells if cell.uncompressed and cell.seeds), None)
+        """The uncompressed tables, where a run of them ended well; of several, tuned with different settings of the
+        epochs, the one with the highest mean validation AUC."""
+        known = [cell for cell in self.cells if cell.uncompressed and cell.seeds]
+        return max(known, key=lambda cell: np.nan_to_num(cell.mean("val_auc"))) if known else None
 
     @property
     def full_bytes(self) -> float:
         """Bytes of the full tables; NaN where no run says."""
-        known = self.runs["full_bytes"].dropna()
+        known = self.all_runs["full_bytes"].dropna()
         return float(known.max()) if len(known) else (self.full.bytes if self.full else float("nan"))
 
     @property
@@ -176,6 +211,22 @@ class Section:
     def at(self, budget: Budget) -> list[Cell]:
         """The cells asked for at a budget."""
         return [cell for cell in self.cells if cell.budget == budget.text and not cell.uncompressed]
+
+    def untuned_like(self, cell: Cell) -> Cell | None:
+        """The same strategy and budget with the user's own settings."""
+        mine = (cell.name, cell.budget)
+        return next((other for other in self.untuned if (other.name, other.budget) == mine), None)
+
+    def trials_of(self, cell: Cell) -> pd.DataFrame:
+        """What was tried for a tuned cell."""
+        trials, wanted = self.trials, (cell.strategy, cell.budget, cell.tuning["epochs"])
+        same = [
+            (strategy, budget, epochs) == wanted and options_of(strategy, settings) == cell.options
+            for strategy, budget, epochs, settings in zip(
+                trials["strategy"], trials["budget_requested"], trials["epochs"], trials["settings"], strict=True
+            )
+        ]
+        return trials.loc[np.array(same, dtype=bool)]
 
     def candidates(self, budget: Budget) -> list[Cell]:
         """What could serve within a budget: its cells that ended well, and full where it fits."""
@@ -227,9 +278,7 @@ class Section:
 
     def unfinished(self) -> pd.DataFrame:
         """Rows of the runs that were refused, failed or diverged, with the name of their method."""
-        parts = [cell.runs.assign(method=cell.method) for cell in self.cells]
-        runs = pd.concat(parts)
-        return runs[runs["status"] != "ok"]
+        return self.all_runs[self.all_runs["status"] != "ok"]
 
     def find_budget(self, text: str) -> Budget | None:
         """The budget of the study that ``text`` means: as it was typed, or the same number of bytes."""
@@ -268,26 +317,38 @@ def summarise(folder: str | Path, *, seed: int = 0) -> list[Section]:
         DataError: ``results.csv`` or predictions are not what a study writes, or do not belong together.
     """
     folder = Path(folder)
-    frame = read_results(folder / RESULTS)
+    frame, trials = read_results(folder / RESULTS), read_trials(folder)
+    trials = trials.assign(dim=trials["dim"].astype("str"))
     sections = []
     keys = ["dataset", "fingerprint", "model", "dim"]
     for key, runs in frame.assign(dim=frame["dim"].astype("str")).groupby(keys, sort=True, dropna=False):
         dataset, fingerprint, model, dim = (str(part) for part in key)
         cells, budgets = _cells(folder, runs.reset_index(drop=True))
-        section = Section(dataset, fingerprint, model, dim, cells, budgets, draws={})
+        tuned = any(cell.tuning for cell in cells)
+        section = Section(
+            dataset,
+            fingerprint,
+            model,
+            dim,
+            _indexed([cell for cell in cells if bool(cell.tuning) == tuned]),
+            budgets,
+            draws={},
+            untuned=tuple(cell for cell in cells if tuned and not cell.tuning),
+            trials=trials[(trials[keys] == [dataset, fingerprint, model, dim]).all(axis=1)],
+        )
         sections.append(_with_draws(folder, section, seed))
     return sections
 
 
-def _cells(folder: Path, runs: pd.DataFrame) -> tuple[tuple[Cell, ...], tuple[Budget, ...]]:
+def _cells(folder: Path, runs: pd.DataFrame) -> tuple[list[Cell], tuple[Budget, ...]]:
     """The cells in the order of the catalogue, then from large budgets to small."""
-    runs = runs.assign(method=name_methods(runs))
+    runs = runs.assign(method=name_methods(runs), name=name_methods(runs, tuned=False))
     budgets = _budgets(runs)
     order = {budget.text: place for place, budget in enumerate(budgets)}
     cells = []
-    for key, mine in runs.groupby(["method", "strategy", "budget_requested"], sort=False):
-        method, strategy, budget = (str(part) for part in key)
-        mine = mine.sort_values(["seed", "run"], kind="stable").drop(columns="method")
+    for key, mine in runs.groupby(["method", "name", "strategy", "budget_requested"], sort=False):
+        method, name, strategy, budget = (str(part) for part in key)
+        mine = mine.sort_values(["seed", "run"], kind="stable").drop(columns=["method", "name"])
         twice = mine["seed"][mine["seed"].duplicated()]
         if len(twice):
             raise DataError(
@@ -296,10 +357,15 @@ def _cells(folder: Path, runs: pd.DataFrame) -> tuple[tuple[Cell, ...], tuple[Bu
                 column="seed",
                 value=int(twice.iloc[0]),
             )
-        cells.append(Cell(method, strategy, options_of(strategy, mine["settings"].iloc[0]), budget, mine))
+        cells.append(Cell(method, name, strategy, options_of(strategy, mine["settings"].iloc[0]), budget, mine))
     cells.sort(key=lambda cell: (_catalogue(cell.strategy), cell.method, order.get(cell.budget, -1)))
+    return cells, budgets
+
+
+def _indexed(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Number the cells that have a result, as the draws do."""
     trained = [cell for cell in cells if cell.seeds]
-    return tuple(replace(cell, index=trained.index(cell) if cell.seeds else None) for cell in cells), budgets
+    return tuple(replace(cell, index=trained.index(cell) if cell.seeds else None) for cell in cells)
 
 
 def _with_draws(folder: Path, section: Section, seed: int) -> Section:

@@ -8,6 +8,7 @@ from recsys_embed.report.tables.failures import failure_table
 from recsys_embed.report.tables.parts import part_cells, part_table
 from recsys_embed.report.tables.protocol import protocol, versions
 from recsys_embed.report.tables.speed import serving_note, serving_table, speed_table
+from recsys_embed.report.tables.tuning import tuning_facts, tuning_table
 from recsys_embed.report.tables.words import PERCENT, plural
 
 __all__ = [
@@ -28,5 +29,7 @@ __all__ = [
     "serving_note",
     "serving_table",
     "speed_table",
+    "tuning_facts",
+    "tuning_table",
     "versions",
 ]

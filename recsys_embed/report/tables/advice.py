@@ -88,6 +88,11 @@ def _likewise(section: Section, budget: Budget) -> str:
 def notices(section: Section) -> list[str]:
     """What limits the conclusions of a section."""
     out = []
+    if section.tuned:
+        out.append(
+            "Every strategy and full were tuned equally, on validation. All differences, ranks, intervals and figures "
+            "are between tuned runs; those with the settings as configured, called default, stand beside them."
+        )
     if section.missing:
         out.append(
             f"The predictions of {plural(len(section.missing), 'run')} are not in the folder, so nothing here has an "

@@ -24,5 +24,5 @@ class Table:
     kinds: tuple[str, ...] = ()
 
     def kind(self, row: int) -> str:
-        """How a row stands out: ``best``, ``reference``, ``absent`` or not at all."""
+        """How a row stands out: ``best``, ``reference``, ``absent``, ``beside`` what is compared, or not at all."""
         return self.kinds[row] if self.kinds else ""

@@ -32,8 +32,7 @@ def protocol(section: Section) -> list[tuple[str, str]]:
     facts += [(name.capitalize(), _flat(value)) for name, value in told.items()]
     seeds = ", ".join(str(seed) for seed in sorted(set(section.runs["seed"])))
     facts.append(("Seeds", f"{seeds}; every number is the mean over them, ± the sample standard deviation"))
-    tuned = section.runs["tuned"]
-    facts.append(("Tuning", "every run tuned" if tuned.all() else "some runs tuned" if tuned.any() else _UNTUNED))
+    facts.append(("Tuning", "equal: the same trials for every strategy and full, above" if section.tuned else _UNTUNED))
     facts += [
         ("Selection", "The best epoch is chosen on validation. The test split is read once, after training."),
         ("Bytes", _BYTES + _beside(section)),

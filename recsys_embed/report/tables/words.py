@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,15 @@ def spread(cell: Cell, column: str, digits: int = 4) -> Text:
     """The mean over seeds, with the standard deviation where there is one."""
     sd = cell.sd(column)
     return Text(number(cell.mean(column), digits), "" if np.isnan(sd) else f"± {sd:.{digits}f}")
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Settings with their names.
+
+    >>> values_text({"tables_lr": 0.0312, "decay": 1e-06})
+    'tables lr 0.0312, decay 1e-06'
+    """
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
 
 
 def listing(names: Iterable[str]) -> str:

@@ -85,6 +85,8 @@ COLUMNS: dict[str, str] = {
 
 _NEEDED = ("dataset", "fingerprint", "model", "strategy", "seed", "run", "status")
 _OK_NEEDS = ("serve_bytes",)
+_HOW_TUNED = {"epochs", "trials", "values", "space"}
+"""What ``tuning`` says of a tuned run: of no other, it says anything."""
 _YOUNGER = ("host_bytes", "latency_single_row_microseconds", "predict_rows_per_second", "serving", "tuning")
 """Columns that files written before them lack; they are read as missing."""
 
@@ -119,6 +121,8 @@ def read_results(path: str | Path) -> pd.DataFrame:
     refuse(~frame["status"].isin(STATUSES), raw["status"], f"is none of {', '.join(STATUSES)}", file, "status")
     for name in _OK_NEEDS:
         refuse((frame["status"] == "ok") & (raw[name] == ""), raw[name], "is empty in a run that is ok", file, name)
+    tuning = [_object(text).keys() >= _HOW_TUNED for text in frame["tuning"]]
+    refuse(frame["tuned"] != tuning, raw["tuning"], "does not go with the column tuned", file, "tuning")
     refuse(frame["run"].duplicated(), raw["run"], "is there twice", file, "run")
     return frame
 

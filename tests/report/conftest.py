@@ -40,7 +40,7 @@ VERSIONS = {
 
 @dataclass(frozen=True)
 class Method:
-    """``loss`` is how much signal a budget takes away; ``settings`` as in results.csv."""
+    """``loss`` is how much signal a budget takes away; ``settings`` and ``tuning`` as in results.csv."""
 
     strategy: str
     loss: dict[str, float]
@@ -48,6 +48,7 @@ class Method:
     status: dict[str, str] | None = None
     error: str = ""
     coarse: bool = False
+    tuning: dict[str, Any] | None = None
 
 
 METHODS = (
@@ -104,6 +105,8 @@ def write_study(
                     "run": run,
                     "status": status,
                     "error": method.error if status != "ok" else "",
+                    "tuned": method.tuning is not None,
+                    "tuning": method.tuning or {},
                     "protocol": PROTOCOL,
                     "versions": VERSIONS,
                     "bayes_auc": 0.797 if bayes else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from pathlib import Path
@@ -61,6 +62,18 @@ def test_a_report_is_a_run_with_a_nested_run_per_training(job: Any, tmp_path: Pa
     assert Path("mlruns").is_dir()  # beside the database
     sizes = pd.read_csv(store.download_artifacts(nested, "features.csv", str(tmp_path)))
     assert sizes.loc[0, ["feature", "cardinality", "rows", "width"]].tolist() == ["user", 20, 10, 8]
+
+
+def test_a_tuned_run_is_told_from_the_default_one(job: Any) -> None:
+    tracker = Tracker(job.config(), "report clicks", job="report")
+    tuning = {"epochs": 1, "trial": 2, "values": {"tables_lr": 0.3}}
+    ids = [tracker.training(job.config(), job.row | {"tuned": bool(how), "tuning": how}) for how in ({}, tuning)]
+    tracker.close()
+    default, tuned = (client().get_run(run) for run in ids)
+    assert "tuning" not in default.data.tags
+    assert json.loads(tuned.data.tags["tuning"]) == tuning
+    assert default.info.run_name == "hash 0.5 seed 1"
+    assert tuned.info.run_name == "hash 0.5 tuned, epochs 10 seed 1"
 
 
 def test_a_single_training_logs_epochs_as_they_come(job: Any) -> None:

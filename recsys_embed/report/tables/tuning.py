@@ -66,10 +66,11 @@ def _default(section: Section) -> str:
     protocols = [cell.protocol for cell in section.untuned if cell.protocol]
     if not protocols:
         return ""
-    training, embedding = protocols[0]["training"], protocols[0]["embedding"]
-    open_ = section.cells[0].tuning["space"]
-    values = {name: training["optimizer"][name] for name in TUNED if name in open_ and name in training["optimizer"]}
-    return f"{epochs_name(training['epochs'])}, {values_text(values | {'decay': embedding['decay']})}"
+    training, embedding = protocols[0].get("training", {}), protocols[0].get("embedding", {})
+    known = training.get("optimizer", {}) | {name: embedding[name] for name in embedding if name == "decay"}
+    values = {name: known[name] for name in TUNED if name in section.cells[0].tuning["space"] and name in known}
+    epochs = [epochs_name(training["epochs"])] if "epochs" in training else []
+    return ", ".join([*epochs, values_text(values)])
 
 
 def tuning_table(section: Section) -> Table | None:

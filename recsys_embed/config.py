@@ -363,6 +363,7 @@ class TuningConfig(Node):
     Each of ``epochs`` is a setting of its own, with ``trials`` trainings and a result: embeddings overfit from the
     second epoch on, which small tables hide. ``tables_lr`` and ``dense_lr`` are those of the optimizer, which keeps
     its own where a range is left out; ``decay`` is that of the embedding, and 0 in a share ``no_decay`` of the trials.
+    Stages of fixed length, as some strategies have, are not shortened by ``epochs``.
     """
 
     trials: int = Field(default=8, ge=1)

@@ -107,8 +107,9 @@ class Tuning:
     """
 
     def __init__(self, contenders: Sequence[Contender], fingerprint: str) -> None:
-        self._contenders, self._fingerprint = contenders, fingerprint
-        self._trials = {self._name(trial): trial for one in contenders for trial in one.trials}
+        self._contenders = contenders
+        self._names = {trial: trial.digest(fingerprint) for one in contenders for trial in one.trials}
+        self._trials = {name: trial for trial, name in self._names.items()}
         self._documents: dict[str, Mapping[str, Any]] = {}
 
     @property
@@ -127,13 +128,13 @@ class Tuning:
 
     def add(self, trial: Cell, document: Mapping[str, Any]) -> None:
         """A trial is done."""
-        self._documents[self._name(trial)] = document
+        self._documents[self._names[trial]] = document
 
     def rows(self) -> list[dict[str, Any]]:
         """What ``trials.csv`` holds: a row for each trial that is done, the best of a finished contender marked."""
         rows = []
         for one in self._contenders:
-            found = [self._documents.get(self._name(trial)) for trial in one.trials]
+            found = [self._documents.get(self._names[trial]) for trial in one.trials]
             best = None if None in found else best_of([document for document in found if document is not None])
             for place, (values, document) in enumerate(zip(one.values, found, strict=True)):
                 if document is not None:
@@ -145,13 +146,10 @@ class Tuning:
         """The runs with the best settings of every contender, each with why it cannot be had, or with ""."""
         out: dict[Cell, str] = {}
         for one in self._contenders:
-            found = [self._documents[self._name(trial)] for trial in one.trials]
+            found = [self._documents[self._names[trial]] for trial in one.trials]
             best = best_of(found)
             out |= dict.fromkeys(one.tuned(seeds, best), _lost(found) if found and best is None else "")
         return out
-
-    def _name(self, trial: Cell) -> str:
-        return trial.digest(self._fingerprint)
 
 
 def best_of(documents: Sequence[Mapping[str, Any]]) -> int | None:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsys_embed import jobs
 from recsys_embed.config import Config, TuningConfig, parse_config
 from recsys_embed.data import EncodedDataset
 from recsys_embed.errors import ConfigError
@@ -386,3 +387,40 @@ def test_a_study_killed_among_its_trials_goes_on_where_it_was(tree: dict[str, An
     same = ["trial", "val_auc", "wall_seconds", "run"]
     pd.testing.assert_frame_equal(trials[same].iloc[: len(kept)], kept[same])
     assert rows["tuning"][1]["trial"] == trials["trial"][trials["val_auc"].idxmax()]
+
+
+# --- the job -------------------------------------------------------------------------------------------------
+
+
+def test_a_report_tracks_what_is_measured_and_the_table_of_trials(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked: list[dict[str, Any]] = []
+    files: list[str] = []
+
+    class Tracker:
+        """Keeps what it is told."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def training(self, config: Config, row: dict[str, Any], **kwargs: Any) -> str:
+            tracked.append({"lr": config.training.optimizer.tables_lr, **row})
+            return f"run {len(tracked)}"
+
+        def artifacts(self, paths: list[Path]) -> None:
+            files.extend(path.name for path in paths if path.exists())
+
+        def close(self, status: str) -> None: ...
+
+    monkeypatch.setattr(jobs, "Tracker", Tracker)
+    tree["study"] |= {"strategies": ["full"], "seeds": [0], "tuning": {"trials": 3, "epochs": [1]}}
+    done = jobs.report(config(tree), tmp_path / "out", progress=False)
+    assert [row["tuned"] for row in tracked] == [False, True]
+    assert tracked[1]["lr"] == tracked[1]["tuning"]["values"]["tables_lr"]
+    assert done.results["mlflow_run_id"].tolist() == ["run 1", "run 2"]
+    assert sorted(files) == ["config.toml", "report.html", "report.md", "results.csv", "trials.csv"]
+    assert "full (tuned)" in done.page.read_text(encoding="utf-8")
+    # A run that is reused is tracked once.
+    again = jobs.report(config(tree), tmp_path / "out", progress=False)
+    assert again.results["mlflow_run_id"].tolist() == ["run 1", "run 2"]
+    assert len(tracked) == 2

@@ -28,7 +28,7 @@ from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.errors import CheckpointError
 from recsys_embed.export import export, load
 from recsys_embed.recommender import build_recommender
-from recsys_embed.report import run
+from recsys_embed.report import judge, run
 from recsys_embed.report.results import (
     predictions_path,
     read_predictions,
@@ -36,6 +36,7 @@ from recsys_embed.report.results import (
     write_predictions,
     write_results,
 )
+from recsys_embed.report.trials import TRIALS, read_trials, write_trials
 from recsys_embed.seals import SUFFIX, intact
 from recsys_embed.training import checkpoints
 
@@ -108,28 +109,46 @@ def _vocabulary(folder: Path, turn: int, rows: int) -> Artifact:
 def _results(folder: Path, turn: int, rows: int) -> Artifact:
     path = folder / "results.csv"
     write_results(path, [result_row(n, turn) for n in range(max(1, rows // 100))])
+    return _sealed_table(path, lambda: read_results(path))
 
+
+def _trials(folder: Path, turn: int, rows: int) -> Artifact:
+    told = {"epochs": 3, "chosen": False}
+    write_trials(folder, [{**result_row(n, turn), **told, "trial": n + 1} for n in range(max(1, rows // 100))])
+    return _sealed_table(folder / TRIALS, lambda: read_trials(folder))
+
+
+def _sealed_table(path: Path, table: Callable[[], pd.DataFrame]) -> Artifact:
     def read() -> str:
         if not intact(path):  # what a reader is warned of
             raise CheckpointError("has changed since it was written", file=str(path))
-        return digest({"rows": read_results(path).astype(object).to_numpy().tolist()})
+        return digest({"rows": table().astype(object).to_numpy().tolist()})
 
-    return Artifact("results.csv", path, (path, path.with_name(path.name + SUFFIX)), read)
+    return Artifact(path.name, path, (path, path.with_name(path.name + SUFFIX)), read)
 
 
 def _document(folder: Path, turn: int, rows: int) -> Artifact:
+    return _saved_document(folder, turn, rows, run.RESULT, run.finished)
+
+
+def _judged(folder: Path, turn: int, rows: int) -> Artifact:
+    return _saved_document(folder, turn, rows, judge.JUDGED, judge.judged)
+
+
+def _saved_document(folder: Path, turn: int, rows: int, name: str, find: Callable[..., Any]) -> Artifact:
     cell, dataset = run.Cell(configured(turn)), cast(EncodedDataset, SimpleNamespace(fingerprint="0123456789abcdef"))
     row = {**result_row(0, turn), "run": cell.digest(dataset.fingerprint), "status": "infeasible"}
-    run.save_document(folder, {"row": row, "history": [{"epoch": n, "val_auc": n / 7} for n in range(rows // 50)]})
-    path = folder / run.RUNS / row["run"] / run.RESULT
+    history = [{"epoch": n, "val_auc": n / 7} for n in range(rows // 50)]
+    run.save_document(folder, {"row": row, "history": history}, name)
+    path = folder / run.RUNS / row["run"] / name
 
     def read() -> str:
-        found = run.finished(cell, dataset, folder)
+        found = find(cell, dataset, folder)
         if found is None:
             raise CheckpointError("the run is to be done again", file=str(path))
         return digest(found)
 
-    return Artifact("result.json of a run", path, (path, path.with_name(path.name + SUFFIX)), read)
+    return Artifact(f"{name} of a run", path, (path, path.with_name(path.name + SUFFIX)), read)
 
 
 def _predictions(folder: Path, turn: int, rows: int) -> Artifact:
@@ -169,7 +188,9 @@ MAKERS: dict[str, Callable[[Path, int, int], Artifact]] = {
     "encoded data set": _dataset,
     "vocabulary": _vocabulary,
     "results.csv": _results,
+    "trials.csv": _trials,
     "result.json": _document,
+    "judged.json": _judged,
     "predictions": _predictions,
     "csv.gz input": _gzipped,
 }

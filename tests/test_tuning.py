@@ -266,7 +266,7 @@ def test_the_best_trial_of_the_same_list_wins_for_each(
 
 
 def test_trials_that_do_not_end_well_are_spent_and_never_win(
-    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def half(cell: Any, dataset: Any, out: Path, *, progress: bool) -> dict[str, Any]:
         row = describe(cell, dataset) | {"status": "ok", "val_auc": 0.7, "wall_seconds": 1.0}
@@ -293,6 +293,9 @@ def test_trials_that_do_not_end_well_are_spent_and_never_win(
     assert lost["error"].iloc[0] == f"none of 8 trials ended well; the first failed: E {first}"
     assert lost["tuning"].iloc[0]["values"] == {}
     assert exit_code(again) == 4
+    assert f"hash, budget 0.5, tuned, epochs 1, seed 0: none of 8 trials ended well; the first failed: E {first}" in (
+        caplog.messages
+    )
     assert len(read_results(tmp_path / "none" / "results.csv")) == 4
 
 

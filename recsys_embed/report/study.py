@@ -117,6 +117,8 @@ def run_study(
             (out / TRIALS).unlink(missing_ok=True)  # of a study with tuning in the same folder
         else:
             study.measure(*study.tune(cells))
+        # Last, so that a study that is taken up again keeps the rows it had until then.
+        write_results(out / RESULTS, study.rows())
         status = "FINISHED"
     finally:
         if own:
@@ -159,7 +161,6 @@ class _Study:
                 self._track(cell, document)
         todo = [cell for cell in cells if cell not in there]
         self._each(todo, Job(run_cell, run_cell_by_path, RESULT), self._measured)
-        write_results(self._out / RESULTS, self.rows())
 
     def tune(self, cells: Iterable[Cell]) -> tuple[list[Cell], dict[Cell, Document]]:
         """Run the trials of every strategy, budget and setting of the epochs, to ``trials.csv``.
@@ -186,6 +187,8 @@ class _Study:
         write_trials(self._out, tuning.rows())
         chosen = tuning.chosen(seeds)
         lost = {cell: unfinished(cell, self._dataset, "failed", error) for cell, error in chosen.items() if error}
+        for cell in lost:
+            _LOG.warning("%s: %s", cell, chosen[cell])
         return list(chosen), lost
 
     def _each(self, cells: Sequence[Cell], job: Job, done: Callable[[Cell, Document], None]) -> None:

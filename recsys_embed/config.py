@@ -372,7 +372,7 @@ class TuningConfig(Node):
     dense_lr: LogRange | None = None
     decay: LogRange = (1e-7, 1e-3)
     no_decay: float = Field(default=0.25, ge=0, le=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @field_validator("epochs")
     @classmethod

@@ -85,7 +85,7 @@ COLUMNS: dict[str, str] = {
 
 _NEEDED = ("dataset", "fingerprint", "model", "strategy", "seed", "run", "status")
 _OK_NEEDS = ("serve_bytes",)
-_HOW_TUNED = {"epochs", "trials", "values", "space"}
+_HOW_TUNED = {"epochs", "trials", "values", "seed", "space"}
 """What ``tuning`` says of a tuned run: of no other, it says anything."""
 _YOUNGER = ("host_bytes", "latency_single_row_microseconds", "predict_rows_per_second", "serving", "tuning")
 """Columns that files written before them lack; they are read as missing."""

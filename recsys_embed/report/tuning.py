@@ -77,7 +77,8 @@ class Contender:
             "trial": None if best is None else best + 1,
             "trials": len(self.values),
             "values": values,
-            "space": self.space.model_dump(mode="json", exclude={"trials"}, exclude_none=True),
+            "seed": self.space.seed,
+            "space": self.space.model_dump(mode="json", exclude={"trials", "seed"}, exclude_none=True),
         }
         return [Cell(_seeded(_with(self.base.config, values), seed), self.base.budget, tuning) for seed in seeds]
 

@@ -21,12 +21,12 @@ from recsys_embed.report.summary import Section, summarise
 from recsys_embed.report.tables import advise, budget_table, tuning_facts, tuning_table
 from recsys_embed.report.trials import TRIALS, read_trials, write_trials
 
-SPACE = {"epochs": [1, 6], "tables_lr": [0.005, 0.5], "decay": [1e-7, 1e-3], "no_decay": 0.25, "seed": 0}
+SPACE = {"epochs": [1, 6], "tables_lr": [0.005, 0.5], "decay": [1e-7, 1e-3], "no_decay": 0.25}
 VALUES = {1: {"tables_lr": 0.3127, "decay": 0.0}, 6: {"tables_lr": 0.0412, "decay": 2.5e-5}}
 
 
 def tuning(epochs: int) -> dict[str, Any]:
-    return {"epochs": epochs, "trial": 2, "trials": 3, "values": VALUES[epochs], "space": SPACE}
+    return {"epochs": epochs, "trial": 2, "trials": 3, "values": VALUES[epochs], "seed": 0, "space": SPACE}
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ def tuning_facts(section: Section) -> list[tuple[str, str]]:
     if not section.tuned:
         return []
     told = [cell.tuning for cell in section.cells]
-    space, seed = told[0]["space"], section.trials["seed"].dropna()
+    seed = section.trials["seed"].dropna()
     epochs = list(dict.fromkeys(epochs_name(one["epochs"]) for one in told))
     counts = sorted({one["trials"] for cell, one in zip(section.cells, told, strict=True) if _tried(cell)})
     facts = [
-        ("Space", _space(space)),
+        ("Space", f"{_space(told[0]['space'])}; seed {told[0]['seed']}"),
         (
             "Trials",
             f"{' or '.join(map(str, counts)) or 'none'} for each strategy, full included, at each budget; {_SAME}",
@@ -58,7 +58,7 @@ _CHOICE = (
 def _space(space: dict[str, Any]) -> str:
     ranges = [f"{name.replace('_', ' ')} {space[name][0]:g} to {space[name][1]:g}" for name in TUNED if name in space]
     none = f", where decay is 0 in {100 * space['no_decay']:g}% of it" if space["no_decay"] else ""
-    return f"{', '.join(ranges)}, by order of magnitude{none}; seed {space['seed']}"
+    return f"{', '.join(ranges)}, by order of magnitude{none}"
 
 
 def _default(section: Section) -> str:

@@ -25,6 +25,8 @@ PROMPT, STARTING = 10.0, 240.0
 
 def inject(scale: Scale, folder: Path) -> Tally:
     """Signals in turn, one a command, in chains that end with a finished run."""
+    # A shell's background job is started with Ctrl-C ignored, and so are the commands it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tally, draw, wanted = Tally(), random.Random(0), scale.of(2, 20)
     rows, config, store = folder / "rows.csv", folder / "config.toml", folder / "runs.db"
     table(scale.of(4_000, 40_000)).to_csv(rows, index=False)

@@ -33,6 +33,11 @@ class StrategyNode(Node):
 
     name: str
 
+    @property
+    def settled(self) -> bool:
+        """Whether its size follows from its own options, and nothing is left to the budget of the layer."""
+        return False
+
     def table_storage(self) -> Storage:
         """How its tables are stored, each around the middle of its initial weights."""
         return FP32
@@ -123,13 +128,68 @@ class DnisConfig(StrategyNode):
     alpha_l1: float = Field(default=1e-5, ge=0)
 
 
+class MixedDimensionConfig(StoredNode):
+    """Mixed dimension embedding: narrower rows for larger vocabularies, projected to the common width.
+
+    ``width``: that of every row; a tuple has one for each block of ids of like frequency, 0 drops a block or feature,
+    and nothing is left to the budget. Else widths fall with cardinality to the power of ``alpha``, where 0 is one width
+    for all, and the budget sets the widest; without ``alpha`` the widest is full and the budget sets alpha.
+    ``power_of_two``: widths that are found are rounded to powers of two.
+    """
+
+    name: Literal["mixed_dimension"] = "mixed_dimension"
+    width: int | tuple[int, ...] | None = None
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    power_of_two: bool = True
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> MixedDimensionConfig:
+        if self.width is None:
+            return self
+        widths = self.widths
+        if not widths or min(widths) < 0:
+            raise ValueError(f"width is 0 or more, or one such number for each block of ids, got {self.width}")
+        if self.alpha is not None or not self.power_of_two:
+            raise ValueError(
+                f"alpha and power_of_two are for widths that are found, and width = {self.width} gives them: "
+                "leave one or the other out"
+            )
+        return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each block, where they are given."""
+        return self.width if isinstance(self.width, tuple) else () if self.width is None else (self.width,)
+
+    @property
+    def settled(self) -> bool:
+        """Whether widths are given."""
+        return self.width is not None
+
+
 StrategyConfig = Annotated[
-    FullConfig | HashConfig | UnifiedConfig | CompositionalConfig | RobeConfig | CafeConfig | DnisConfig,
+    FullConfig
+    | HashConfig
+    | UnifiedConfig
+    | CompositionalConfig
+    | RobeConfig
+    | CafeConfig
+    | DnisConfig
+    | MixedDimensionConfig,
     Field(discriminator="name"),
 ]
 STRATEGIES: dict[str, type[StrategyNode]] = {
     cls.model_fields["name"].default: cls
-    for cls in (FullConfig, HashConfig, UnifiedConfig, CompositionalConfig, RobeConfig, CafeConfig, DnisConfig)
+    for cls in (
+        FullConfig,
+        HashConfig,
+        UnifiedConfig,
+        CompositionalConfig,
+        RobeConfig,
+        CafeConfig,
+        DnisConfig,
+        MixedDimensionConfig,
+    )
 }
 
 

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from recsys_embed import BudgetError, ByteBudget, ConfigError, EmbeddingLayer, Feature
 from recsys_embed.budget import EXACT_SHARE, plan
-from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, RobeConfig, StrategyNode, UnifiedConfig
+from recsys_embed.config import (
+    CompositionalConfig,
+    FullConfig,
+    HashConfig,
+    MixedDimensionConfig,
+    RobeConfig,
+    StrategyNode,
+    UnifiedConfig,
+)
 from recsys_embed.embeddings.base import apportion
 
 CONFIGS: list[StrategyNode] = [
@@ -18,6 +26,7 @@ CONFIGS: list[StrategyNode] = [
     CompositionalConfig(operation="add", partitions=3),
     CompositionalConfig(operation="concat"),
     RobeConfig(),
+    MixedDimensionConfig(),
     FullConfig(storage="int8"),
     HashConfig(storage="int8"),
     UnifiedConfig(chunks=2, storage="bf16"),
@@ -72,7 +81,8 @@ def test_every_budget_is_met_or_coarse_or_refused(sizes: list[int], dim: int, ke
     assert made.coarse or made.serve_bytes >= 0.98 * budget
     # What is not needed to be coarse must not be: these have a knob as fine as a row, up to as many rows as ids.
     usable = config.table_storage().bytes / 4
-    if not isinstance(config, FullConfig) and len(set(sizes)) == 1 and sizes[0] > 5000 and 0.05 < kept <= usable:
+    coarse = FullConfig, MixedDimensionConfig  # widths are of whole vocabularies
+    if not isinstance(config, coarse) and len(set(sizes)) == 1 and sizes[0] > 5000 and 0.05 < kept <= usable:
         assert not made.coarse or getattr(config, "operation", "") == "concat"
 
 

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from recsys_embed import EmbeddingLayer, Feature
-from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, RobeConfig, StrategyNode, UnifiedConfig
+from recsys_embed.config import (
+    CompositionalConfig,
+    FullConfig,
+    HashConfig,
+    MixedDimensionConfig,
+    RobeConfig,
+    StrategyNode,
+    UnifiedConfig,
+)
 from recsys_embed.features import Ids
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
 from recsys_embed.training import checkpoints as store
@@ -24,6 +32,8 @@ STRATEGIES = [
     CompositionalConfig(operation="add"),
     RobeConfig(),
     RobeConfig(block=3, signs=False),
+    MixedDimensionConfig(),
+    MixedDimensionConfig(width=(4, 0, 3)),
 ]
 RULES = [("sgd", 0.05), ("adagrad", 0.05), ("rowwise_adagrad", 0.05)]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -43,7 +43,7 @@ SHARED = (Feature("a", 500), Feature("b", 40), Feature("c", vocabulary="a"), Fea
 def pair(
     config: StrategyNode, features: tuple[Feature, ...], dim: int, device: str = "cpu", **options: object
 ) -> list[EmbeddingLayer]:
-    budget = None if isinstance(config, FullConfig) else 0.3
+    budget = None if isinstance(config, FullConfig) or config.settled else 0.3
     return [
         EmbeddingLayer(features, dim, strategy=config, budget=budget, exact=(), backend=backend, **options).to(where)
         for backend, where in (("reference", "cpu"), ("fused", device))

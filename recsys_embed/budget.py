@@ -152,6 +152,10 @@ class _Group:
     def cls(self) -> type[Strategy]:
         return CLASSES[type(self.config)]
 
+    @property
+    def own_bytes(self) -> int | None:
+        return None if self.config.bytes is None else size_in_bytes(self.config.bytes)
+
     def only(self, vocabularies: Collection[str]) -> _Group:
         """With those of its features alone."""
         return replace(self, features=tuple(f for f in self.features if f.vocab in vocabularies))
@@ -183,7 +187,8 @@ class _Group:
 
     def rows_within(self, limit: int) -> int:
         """The largest setting of the knob whose bytes are within ``limit``, or the least."""
-        low, high = self.least(), self.most()
+        low = self.least()
+        high = self.most() if self.features else low
         while low < high:
             middle = (low + high + 1) // 2
             if self.bytes(middle) <= limit:
@@ -238,13 +243,16 @@ def plan(
     """Size the strategies so that the whole layer fits the budget; allocates nothing.
 
     What stays exact is subtracted first: the features named in ``exact``, or where that is ``None``, the smallest ones
-    (see :data:`EXACT_SHARE`); and features that the strategy could not make smaller. Then one kept fraction is found
-    for all groups of features, each clamped between its smallest and full size. A budget above the full size gives
-    full. What stays exact is stored as fp32, and so is everything above the full size; a strategy in fewer bits cannot
-    use all of a budget near the full size, and is then ``coarse``.
+    (see :data:`EXACT_SHARE`); and features that the strategy could not make smaller. So are patterns with bytes of
+    their own, or with a size that their options give: of these only what is named stays exact. Then one kept fraction
+    is found for all other groups of features, each clamped between its smallest and full size. A budget above the full
+    size gives full, for a layer, a pattern with bytes of its own, or what is left beside such patterns. What stays
+    exact is stored as fp32, and so is everything above the full size; a strategy in fewer bits cannot use all of a
+    budget near the full size, and is then ``coarse``.
 
     Raises:
-        BudgetError: below the smallest feasible size, or ``full`` below its size.
+        BudgetError: below the smallest feasible size, or ``full`` below its size; of the layer, or of a pattern with
+            bytes of its own. Or these are together over the budget.
         ConfigError: patterns or names that do not fit the features; no budget where one is needed; strategies that
             cannot be trained together.
     """
@@ -255,15 +263,20 @@ def plan(
     whole = full_bytes(features, dim)
     wanted = None if budget is None else ByteBudget.parse(budget)
     limit = sys.maxsize if wanted is None else wanted.resolve(full_bytes=whole)
-    squeezed = [one.name for one in strategy.values() if not (one.settled or isinstance(one, FullConfig))]
+    own = [group for group in groups if group.config.settled or group.own_bytes is not None]
+    scarce = [group for group in groups if group not in own]
+    squeezed = [group.config.name for group in scarce if not isinstance(group.config, FullConfig)]
     if wanted is None and squeezed:
         raise ConfigError(f"strategy {squeezed[0]!r} needs a budget", path="embedding.budget")
 
     kept = _incompressible(groups) | {feature.vocab for feature in features if feature.name in (exact or ())}
-    settled = [group for group in groups if group.config.settled]
-    rows = {group.pattern: group.least() for group in settled}
-    left = limit - _bytes(settled, kept, rows)
-    scarce = [group for group in groups if not group.config.settled]
+    _refuse_more_than(limit, groups, kept, whole)
+    rows: dict[str, int] = {}
+    for group in own:
+        if group.own_bytes is not None and group.own_bytes > group.full_bytes() and not group.config.settled:
+            kept |= {feature.vocab for feature in group.features}
+        rows[group.pattern] = _within_own_bytes(group, kept)
+    left = limit - _bytes(own, kept, rows)
     if wanted is not None and left > sum(group.full_bytes() for group in scarce):
         kept |= {feature.vocab for group in scarce for feature in group.features}
     elif wanted is not None and exact is None:
@@ -301,6 +314,47 @@ def _groups(
         label = config.name + (f"_{place + 1}" if place else "")
         groups.append(_Group(pattern, config, tuple(members), dim, label, hash_seed))
     return groups
+
+
+def _refuse_more_than(limit: int, groups: Sequence[_Group], kept: Collection[str], whole: int) -> None:
+    """Own bytes together are within the budget, as far as features can use them."""
+    claims = {
+        f"embedding.strategy.{group.pattern}.bytes": min(group.own_bytes, group.full_bytes())
+        for group in groups
+        if group.own_bytes is not None
+    }
+    claimed = sum(claims.values())
+    if claimed > limit:
+        least = claimed + _bytes((group for group in groups if group.own_bytes is None), kept)
+        raise BudgetError(
+            f"{' + '.join(claims)} are {claimed} bytes, embedding.budget is {limit} bytes; nearest feasible budget: "
+            f"{least} bytes",
+            min_bytes=least,
+            max_bytes=whole,
+            nearest_bytes=least,
+        )
+
+
+def _within_own_bytes(group: _Group, kept: Collection[str]) -> int:
+    """Rows of a pattern with bytes or a size of its own.
+
+    Raises:
+        BudgetError: it cannot be made that small.
+    """
+    free, limit = group.without(kept), group.own_bytes
+    if limit is None:
+        return free.least()
+    rows = free.rows_within(limit - group.only(kept).full_bytes())
+    used = _bytes([group], kept, {group.pattern: rows})
+    if used > limit:
+        raise BudgetError(
+            f"embedding.strategy.{group.pattern}.bytes: {group.config.name} needs at least {used} bytes for these "
+            f"features, and may have {limit} bytes (full: {group.full_bytes()} bytes); nearest feasible: {used} bytes",
+            min_bytes=used,
+            max_bytes=group.full_bytes(),
+            nearest_bytes=used,
+        )
+    return rows
 
 
 def _incompressible(groups: Iterable[_Group]) -> set[str]:

@@ -25,18 +25,36 @@ class Node(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _a_size(value: int | str | None) -> int | str | None:
+    from recsys_embed.budget import size_in_bytes  # which needs the nodes below
+
+    if value is not None:
+        size_in_bytes(value)
+    return value
+
+
 # --- embedding strategies: the union below is the list of them -----------------------------------------------
 
 
 class StrategyNode(Node):
-    """An embedding strategy, told apart by its name."""
+    """An embedding strategy, told apart by its name.
+
+    ``bytes``: a budget of their own for the features under it, of which small ones then stay exact only by name;
+    without it they share what others leave of ``embedding.budget``.
+    """
 
     name: str
+    bytes: int | str | None = None
 
     @property
     def settled(self) -> bool:
-        """Whether its size follows from its own options, and nothing is left to the budget of the layer."""
+        """Whether its options give its size, and nothing is left to a budget."""
         return False
+
+    @field_validator("bytes")
+    @classmethod
+    def _size(cls, value: int | str | None) -> int | str | None:
+        return _a_size(value)
 
     def table_storage(self) -> Storage:
         """How its tables are stored, each around the middle of its initial weights."""
@@ -142,29 +160,33 @@ class MixedDimensionConfig(StoredNode):
     alpha: float | None = Field(default=None, ge=0, le=1)
     power_of_two: bool = True
 
-    @model_validator(mode="after")
-    def _one_rule(self) -> MixedDimensionConfig:
-        if self.width is None:
-            return self
-        widths = self.widths
-        if not widths or min(widths) < 0:
-            raise ValueError(f"width is 0 or more, or one such number for each block of ids, got {self.width}")
-        if self.alpha is not None or not self.power_of_two:
-            raise ValueError(
-                f"alpha and power_of_two are for widths that are found, and width = {self.width} gives them: "
-                "leave one or the other out"
-            )
-        return self
+    @field_validator("width")
+    @classmethod
+    def _widths(cls, width: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        if width is not None and (width == () or min(_each(width)) < 0):
+            raise ValueError("a width is 0 or more, or a list of such numbers, one for each block of ids")
+        return width
+
+    @field_validator("alpha", "power_of_two")
+    @classmethod
+    def _one_rule(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if info.data.get("width") is not None and value is not None and value is not True:
+            raise ValueError(f"this is for widths that are found, and width = {info.data['width']} gives them")
+        return value
 
     @property
     def widths(self) -> tuple[int, ...]:
         """The width of each block, where they are given."""
-        return self.width if isinstance(self.width, tuple) else () if self.width is None else (self.width,)
+        return () if self.width is None else _each(self.width)
 
     @property
     def settled(self) -> bool:
         """Whether widths are given."""
         return self.width is not None
+
+
+def _each(width: int | tuple[int, ...]) -> tuple[int, ...]:
+    return width if isinstance(width, tuple) else (width,)
 
 
 StrategyConfig = Annotated[
@@ -246,11 +268,7 @@ class ShardingConfig(Node):
     @field_validator("replicate_below", "device_memory")
     @classmethod
     def _sizes(cls, value: int | str | None) -> int | str | None:
-        from recsys_embed.budget import size_in_bytes
-
-        if value is not None:
-            size_in_bytes(value)
-        return value
+        return _a_size(value)
 
 
 # --- data ----------------------------------------------------------------------------------------------------

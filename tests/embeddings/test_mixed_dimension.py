@@ -191,10 +191,10 @@ def test_given_widths_are_taken_at_their_word() -> None:
     [
         ({"width": 17}, "width 17 of 'user' is above dim = 16"),
         ({"width": (4, 17)}, "width 17 of"),
-        ({"width": -1}, "0 or more, or one such number for each block of ids, got -1"),
+        ({"width": -1}, "width: a width is 0 or more, or a list of such numbers, one for each block of ids .value -1"),
         ({"width": ()}, "0 or more"),
-        ({"width": 4, "alpha": 0.3}, "leave one or the other out"),
-        ({"width": 4, "power_of_two": False}, "leave one or the other out"),
+        ({"width": 4, "alpha": 1.0}, "alpha: this is for widths that are found, and width = 4 gives them"),
+        ({"width": [4, 2], "power_of_two": False}, r"power_of_two: .* and width = \(4, 2\) gives them"),
         ({"alpha": 1.5}, "less than or equal to 1"),
     ],
 )

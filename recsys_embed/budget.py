@@ -9,8 +9,8 @@ from __future__ import annotations
 import fnmatch
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -139,8 +139,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Group:
-    """Features under one strategy, and the range of its knob."""
+    """Features of a pattern, and the range of their strategy's knob."""
 
+    pattern: str
     config: StrategyNode
     features: tuple[Feature, ...]
     dim: int
@@ -151,27 +152,43 @@ class _Group:
     def cls(self) -> type[Strategy]:
         return CLASSES[type(self.config)]
 
-    def sized(self, rows: int) -> Strategy:
-        made = self.cls.sized(self.config, self.features, self.dim, rows, self.label, self.seed)
-        made.storage = self.config.table_storage()
+    @property
+    def own_bytes(self) -> int | None:
+        return None if self.config.bytes is None else size_in_bytes(self.config.bytes)
+
+    def only(self, vocabularies: Collection[str]) -> _Group:
+        """With those of its features alone."""
+        return replace(self, features=tuple(f for f in self.features if f.vocab in vocabularies))
+
+    def without(self, vocabularies: Collection[str]) -> _Group:
+        """With its other features alone."""
+        return replace(self, features=tuple(f for f in self.features if f.vocab not in vocabularies))
+
+    def sized(self, rows: int) -> tuple[Strategy, ...]:
+        if not self.features:
+            return ()
+        made = self.cls.divided(self.config, self.features, self.dim, rows, self.label, self.seed)
+        for one in made:
+            one.storage = self.config.table_storage()
         return made
 
     def least(self) -> int:
-        return self.cls.least(self.config, self.features, self.dim)
+        return self.cls.least(self.config, self.features, self.dim) if self.features else 0
 
     def most(self) -> int:
         return self.cls.most(self.config, self.features, self.dim)
 
     def bytes(self, rows: int) -> int:
         with torch.device("meta"):  # trying a size allocates nothing, index maps included
-            return self.sized(rows).serve_bytes()
+            return sum(one.serve_bytes() for one in self.sized(rows))
 
     def full_bytes(self) -> int:
         return full_bytes(self.features, self.dim)
 
     def rows_within(self, limit: int) -> int:
         """The largest setting of the knob whose bytes are within ``limit``, or the least."""
-        low, high = self.least(), self.most()
+        low = self.least()
+        high = self.most() if self.features else low
         while low < high:
             middle = (low + high + 1) // 2
             if self.bytes(middle) <= limit:
@@ -226,36 +243,48 @@ def plan(
     """Size the strategies so that the whole layer fits the budget; allocates nothing.
 
     What stays exact is subtracted first: the features named in ``exact``, or where that is ``None``, the smallest ones
-    (see :data:`EXACT_SHARE`); and features that the strategy could not make smaller. Then one kept fraction is found
-    for all groups of features, each clamped between its smallest and full size. A budget above the full size gives
-    full. What stays exact is stored as fp32, and so is everything above the full size; a strategy in fewer bits cannot
-    use all of a budget near the full size, and is then ``coarse``.
+    (see :data:`EXACT_SHARE`); and features that the strategy could not make smaller. So are patterns with bytes of
+    their own, or with a size that their options give: of these only what is named stays exact. Then one kept fraction
+    is found for all other groups of features, each clamped between its smallest and full size. A budget above the full
+    size gives full, for a layer, a pattern with bytes of its own, or what is left beside such patterns. What stays
+    exact is stored as fp32, and so is everything above the full size; a strategy in fewer bits cannot use all of a
+    budget near the full size, and is then ``coarse``.
 
     Raises:
-        BudgetError: below the smallest feasible size, or ``full`` below its size.
+        BudgetError: below the smallest feasible size, or ``full`` below its size; of the layer, or of a pattern with
+            bytes of its own. Or these are together over the budget.
         ConfigError: patterns or names that do not fit the features; no budget where one is needed; strategies that
             cannot be trained together.
     """
-    patterns = assign(features, strategy)
+    groups = _groups(features, dim, strategy, hash_seed)
     for name in exact or ():
         if name not in {feature.name for feature in features}:
             raise ConfigError(f"exact names {name!r}, which is no feature", path="embedding.exact")
     whole = full_bytes(features, dim)
     wanted = None if budget is None else ByteBudget.parse(budget)
     limit = sys.maxsize if wanted is None else wanted.resolve(full_bytes=whole)
-    squeezed = [config.name for config in strategy.values() if not isinstance(config, FullConfig)]
+    own = [group for group in groups if group.config.settled or group.own_bytes is not None]
+    scarce = [group for group in groups if group not in own]
+    squeezed = [group.config.name for group in scarce if not isinstance(group.config, FullConfig)]
     if wanted is None and squeezed:
         raise ConfigError(f"strategy {squeezed[0]!r} needs a budget", path="embedding.budget")
 
-    if wanted is None:
-        exact = exact or ()  # nothing is scarce: only what is named needs to be kept
-    if wanted is not None and limit > whole:
-        groups: list[_Group] = []
-        kept = list(features)
-    else:
-        kept, groups = _divide(patterns, strategy, dim, limit, exact, hash_seed)
-    rows = _share(groups, limit - full_bytes(kept, dim))
-    built = tuple(([Full(kept, dim)] if kept else []) + [g.sized(r) for g, r in zip(groups, rows, strict=True)])
+    kept = _incompressible(groups) | {feature.vocab for feature in features if feature.name in (exact or ())}
+    _refuse_more_than(limit, groups, kept, whole)
+    rows: dict[str, int] = {}
+    for group in own:
+        if group.own_bytes is not None and group.own_bytes > group.full_bytes() and not group.config.settled:
+            kept |= {feature.vocab for feature in group.features}
+        rows[group.pattern] = _within_own_bytes(group, kept)
+    left = limit - _bytes(own, kept, rows)
+    if wanted is not None and left > sum(group.full_bytes() for group in scarce):
+        kept |= {feature.vocab for group in scarce for feature in group.features}
+    elif wanted is not None and exact is None:
+        kept |= _small(scarce, kept, left)
+    rows |= _share(scarce, kept, left)
+    exact_features = [feature for feature in features if feature.vocab in kept]
+    sized = [one for group in groups for one in group.without(kept).sized(rows[group.pattern])]
+    built = tuple(([Full(exact_features, dim)] if exact_features else []) + sized)
     used = sum(one.serve_bytes() for one in built)
     if used > limit:
         least = min(used, whole)
@@ -274,70 +303,118 @@ def _names(strategy: Mapping[str, StrategyNode]) -> str:
     return " + ".join(dict.fromkeys(config.name for config in strategy.values()))
 
 
-def _divide(
-    patterns: Mapping[str, Sequence[Feature]],
-    strategy: Mapping[str, StrategyNode],
-    dim: int,
-    limit: int,
-    exact: Sequence[str] | None,
-    hash_seed: int,
-) -> tuple[list[Feature], list[_Group]]:
-    """The features that stay exact, and the groups of the others. Sharers of a vocabulary go together."""
-
-    def group(pattern: str, members: Sequence[Feature]) -> _Group:
+def _groups(
+    features: Sequence[Feature], dim: int, strategy: Mapping[str, StrategyNode], hash_seed: int
+) -> list[_Group]:
+    """One for each pattern."""
+    groups = []
+    for pattern, members in assign(features, strategy).items():
         config = strategy[pattern]
         place = [p for p in strategy if type(strategy[p]) is type(config)].index(pattern)
-        return _Group(config, tuple(members), dim, config.name + (f"_{place + 1}" if place else ""), hash_seed)
-
-    def rest(kept: set[str]) -> list[_Group]:
-        free = {pattern: [f for f in members if f.vocab not in kept] for pattern, members in patterns.items()}
-        return [group(pattern, members) for pattern, members in free.items() if members]
-
-    def floor(groups: Sequence[_Group]) -> int:
-        return sum(one.bytes(one.least()) for one in groups)
-
-    sharers: dict[str, list[Feature]] = {}
-    kept: set[str] = set()
-    for pattern, members in patterns.items():
-        for feature in members:
-            sharers.setdefault(feature.vocab, []).append(feature)
-            if feature.name in (exact or ()):
-                kept.add(feature.vocab)
-        for vocab in {feature.vocab for feature in members}:
-            if floor([group(pattern, sharers[vocab])]) >= full_bytes(sharers[vocab], dim):
-                kept.add(vocab)
-    size = {vocab: full_bytes(members, dim) for vocab, members in sharers.items()}
-    if exact is None:
-        added: list[str] = []
-        room = limit // EXACT_SHARE - sum(size[vocab] for vocab in kept)
-        for vocab in sorted(set(size) - kept, key=lambda vocab: (size[vocab], vocab)):
-            room -= size[vocab]
-            if room < 0:
-                break
-            added.append(vocab)
-        # Exact features must not make an otherwise feasible budget infeasible.
-        while added and sum(size[v] for v in kept | set(added)) + floor(rest(kept | set(added))) > limit:
-            added.pop()
-        kept |= set(added)
-    exact_features = [f for members in patterns.values() for f in members if f.vocab in kept]
-    return exact_features, rest(kept)
+        label = config.name + (f"_{place + 1}" if place else "")
+        groups.append(_Group(pattern, config, tuple(members), dim, label, hash_seed))
+    return groups
 
 
-def _share(groups: Sequence[_Group], room: int) -> list[int]:
-    """Rows of each group within ``room`` bytes: one kept fraction for all, then what rounding left over."""
-    low, high = 0.0, 1.0
-    rows = [group.least() for group in groups]
-    if sum(g.bytes(r) for g, r in zip(groups, rows, strict=True)) > room or not groups:
+def _refuse_more_than(limit: int, groups: Sequence[_Group], kept: Collection[str], whole: int) -> None:
+    """Own bytes together are within the budget, as far as features can use them."""
+    claims = {
+        f"embedding.strategy.{group.pattern}.bytes": min(group.own_bytes, group.full_bytes())
+        for group in groups
+        if group.own_bytes is not None
+    }
+    claimed = sum(claims.values())
+    if claimed > limit:
+        least = claimed + _bytes((group for group in groups if group.own_bytes is None), kept)
+        raise BudgetError(
+            f"{' + '.join(claims)} are {claimed} bytes, embedding.budget is {limit} bytes; nearest feasible budget: "
+            f"{least} bytes",
+            min_bytes=least,
+            max_bytes=whole,
+            nearest_bytes=least,
+        )
+
+
+def _within_own_bytes(group: _Group, kept: Collection[str]) -> int:
+    """Rows of a pattern with bytes or a size of its own.
+
+    Raises:
+        BudgetError: it cannot be made that small.
+    """
+    free, limit = group.without(kept), group.own_bytes
+    if limit is None:
+        return free.least()
+    rows = free.rows_within(limit - group.only(kept).full_bytes())
+    used = _bytes([group], kept, {group.pattern: rows})
+    if used > limit:
+        raise BudgetError(
+            f"embedding.strategy.{group.pattern}.bytes: {group.config.name} needs at least {used} bytes for these "
+            f"features, and may have {limit} bytes (full: {group.full_bytes()} bytes); nearest feasible: {used} bytes",
+            min_bytes=used,
+            max_bytes=group.full_bytes(),
+            nearest_bytes=used,
+        )
+    return rows
+
+
+def _incompressible(groups: Iterable[_Group]) -> set[str]:
+    """Vocabularies that their strategy alone could not make smaller than full."""
+    found = set()
+    for group in groups:
+        for vocab in dict.fromkeys(feature.vocab for feature in group.features):
+            alone = group.only({vocab})
+            if alone.bytes(alone.least()) >= alone.full_bytes():
+                found.add(vocab)
+    return found
+
+
+def _bytes(groups: Iterable[_Group], kept: Collection[str], rows: Mapping[str, int] | None = None) -> int:
+    """Bytes of the groups with ``kept`` vocabularies full and the others at ``rows``, or at the smallest size."""
+    total = 0
+    for group in groups:
+        free = group.without(kept)
+        total += group.only(kept).full_bytes() + free.bytes(free.least() if rows is None else rows[group.pattern])
+    return total
+
+
+def _small(groups: Sequence[_Group], kept: Collection[str], limit: int) -> set[str]:
+    """The smallest vocabularies beside those ``kept`` already, whose full tables take a small share of the limit."""
+    size = {f.vocab: group.only({f.vocab}).full_bytes() for group in groups for f in group.features}
+    added: list[str] = []
+    room = limit // EXACT_SHARE - sum(size[vocab] for vocab in size.keys() & kept)
+    for vocab in sorted(size.keys() - kept, key=lambda vocab: (size[vocab], vocab)):
+        room -= size[vocab]
+        if room < 0:
+            break
+        added.append(vocab)
+    # Exact features must not make an otherwise feasible budget infeasible.
+    while added and _bytes(groups, {*kept, *added}) > limit:
+        added.pop()
+    return set(added)
+
+
+def _share(groups: Sequence[_Group], kept: Collection[str], limit: int) -> dict[str, int]:
+    """Rows of each pattern within the limit: one kept fraction for all, then what rounding left over."""
+    free = [group.without(kept) for group in groups]
+    rows = {group.pattern: group.least() for group in free}
+    room = limit - sum(group.only(kept).full_bytes() for group in groups)
+    free = [group for group in free if group.features]
+
+    def used(rows: Mapping[str, int]) -> int:
+        return sum(group.bytes(rows[group.pattern]) for group in free)
+
+    if not free or used(rows) > room:
         return rows
-    if len(groups) > 1:
+    if len(free) > 1:
+        low, high = 0.0, 1.0
         for _ in range(40):
             middle = (low + high) / 2
-            tried = [group.rows_within(int(middle * group.full_bytes())) for group in groups]
-            if sum(g.bytes(r) for g, r in zip(groups, tried, strict=True)) <= room:
-                low, rows = middle, tried
+            tried = {group.pattern: group.rows_within(int(middle * group.full_bytes())) for group in free}
+            if used(tried) <= room:
+                low, rows = middle, {**rows, **tried}
             else:
                 high = middle
-    for place, group in enumerate(groups):
-        others = sum(g.bytes(r) for g, r in zip(groups, rows, strict=True)) - group.bytes(rows[place])
-        rows[place] = max(rows[place], group.rows_within(room - others))
+    for group in free:
+        others = used(rows) - group.bytes(rows[group.pattern])
+        rows[group.pattern] = max(rows[group.pattern], group.rows_within(room - others))
     return rows

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from recsys_embed.embeddings.base import Strategy
-from recsys_embed.embeddings.index_maps import Digits, IndexMap
+from recsys_embed.embeddings.index_maps import Digits, IndexMap, Stretch
 from recsys_embed.features import Feature
 
 PARTS = ("all", "head", "torso", "tail")
@@ -50,7 +50,7 @@ def collisions(strategies: Sequence[Strategy]) -> Collisions:
             parts = np.concatenate([[np.ones_like(weights)], _thirds(weights)]) * weights
             lookups += parts.sum(1)
             shared += parts @ _shared(strategy, readers, place, order)
-            merged += parts @ _merged(strategy, place, len(order))
+            merged += parts @ _merged(strategy, place, order)
     told = [dict(zip(PARTS, (found / np.maximum(lookups, 1)).tolist(), strict=True)) for found in (shared, merged)]
     return Collisions(*told)
 
@@ -124,15 +124,27 @@ def _taken(readers: dict[str, tuple[Array, float]], vocabulary: str, weights: Ar
     return taken
 
 
-def _merged(strategy: Strategy, place: int, ids: int) -> Array:
+def _merged(strategy: Strategy, place: int, order: NDArray[np.int64]) -> Array:
     """``[ids]`` in their order: the chance that an id before it in its feature reads the same rows."""
     odds = [_map(strategy, read).odds() for read in strategy.index_maps]
     drawn = [float(one.same[place].sum()) for one in odds if one is not None]
-    told_apart = len(drawn) < len(odds) and not strategy.absent  # by a row for each id, or by digits that differ
-    before = np.arange(ids)
-    if told_apart or not drawn:
-        return np.zeros(ids)
+    before = np.arange(len(order))
+    if not drawn:
+        return _rowless(strategy, place, order)
+    if len(drawn) < len(odds) and not strategy.absent:  # told apart by a row for each id, or by digits that differ
+        return np.zeros(len(order))
     if sum(drawn) == 0:  # one row for all
         return np.minimum(before, 1.0)
     merged: Array = -np.expm1(before * np.log1p(-np.exp(sum(drawn))))
     return merged
+
+
+def _rowless(strategy: Strategy, place: int, order: NDArray[np.int64]) -> Array:
+    """``[ids]`` in their order, of rows that are not drawn: 1 for ids that read none, as another one before them."""
+    none = np.ones(len(order), bool)
+    for read in strategy.index_maps:
+        index_map = _map(strategy, read)
+        if not isinstance(index_map, Stretch):
+            return np.zeros(len(order))
+        none &= index_map.row(torch.from_numpy(order), place).numpy() < 0
+    return (none & (np.cumsum(none) > 1)).astype(np.float64)

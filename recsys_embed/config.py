@@ -35,13 +35,36 @@ class Node(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _a_size(value: int | str | None) -> int | str | None:
+    from recsys_embed.budget import size_in_bytes  # which needs the nodes below
+
+    if value is not None:
+        size_in_bytes(value)
+    return value
+
+
 # --- embedding strategies: the union below is the list of them -----------------------------------------------
 
 
 class StrategyNode(Node):
-    """An embedding strategy, told apart by its name."""
+    """An embedding strategy, told apart by its name.
+
+    ``bytes``: a budget of their own for the features under it, of which small ones then stay exact only by name;
+    without it they share what others leave of ``embedding.budget``.
+    """
 
     name: str
+    bytes: int | str | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether its options give its size, and nothing is left to a budget."""
+        return False
+
+    @field_validator("bytes")
+    @classmethod
+    def _size(cls, value: int | str | None) -> int | str | None:
+        return _a_size(value)
 
     def table_storage(self) -> Storage:
         """How its tables are stored, each around the middle of its initial weights."""
@@ -133,13 +156,72 @@ class DnisConfig(StrategyNode):
     alpha_l1: float = Field(default=1e-5, ge=0)
 
 
+class MixedDimensionConfig(StoredNode):
+    """Mixed dimension embedding: narrower rows for larger vocabularies, projected to the common width.
+
+    ``width``: that of every row; a tuple has one for each block of ids of like frequency, 0 drops a block or feature,
+    and nothing is left to the budget. Else widths fall with cardinality to the power of ``alpha``, where 0 is one width
+    for all, and the budget sets the widest; without ``alpha`` the widest is full and the budget sets alpha.
+    ``power_of_two``: widths that are found are rounded to powers of two.
+    """
+
+    name: Literal["mixed_dimension"] = "mixed_dimension"
+    width: int | tuple[int, ...] | None = None
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    power_of_two: bool = True
+
+    @field_validator("width")
+    @classmethod
+    def _widths(cls, width: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        if width is not None and (width == () or min(_each(width)) < 0):
+            raise ValueError("a width is 0 or more, or a list of such numbers, one for each block of ids")
+        return width
+
+    @field_validator("alpha", "power_of_two")
+    @classmethod
+    def _one_rule(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if info.data.get("width") is not None and value is not None and value is not True:
+            raise ValueError(f"this is for widths that are found, and width = {info.data['width']} gives them")
+        return value
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each block, where they are given."""
+        return () if self.width is None else _each(self.width)
+
+    @property
+    def settled(self) -> bool:
+        """Whether widths are given."""
+        return self.width is not None
+
+
+def _each(width: int | tuple[int, ...]) -> tuple[int, ...]:
+    return width if isinstance(width, tuple) else (width,)
+
+
 StrategyConfig = Annotated[
-    FullConfig | HashConfig | UnifiedConfig | CompositionalConfig | RobeConfig | CafeConfig | DnisConfig,
+    FullConfig
+    | HashConfig
+    | UnifiedConfig
+    | CompositionalConfig
+    | RobeConfig
+    | CafeConfig
+    | DnisConfig
+    | MixedDimensionConfig,
     Field(discriminator="name"),
 ]
 STRATEGIES: dict[str, type[StrategyNode]] = {
     cls.model_fields["name"].default: cls
-    for cls in (FullConfig, HashConfig, UnifiedConfig, CompositionalConfig, RobeConfig, CafeConfig, DnisConfig)
+    for cls in (
+        FullConfig,
+        HashConfig,
+        UnifiedConfig,
+        CompositionalConfig,
+        RobeConfig,
+        CafeConfig,
+        DnisConfig,
+        MixedDimensionConfig,
+    )
 }
 
 
@@ -196,11 +278,7 @@ class ShardingConfig(Node):
     @field_validator("replicate_below", "device_memory")
     @classmethod
     def _sizes(cls, value: int | str | None) -> int | str | None:
-        from recsys_embed.budget import size_in_bytes
-
-        if value is not None:
-            size_in_bytes(value)
-        return value
+        return _a_size(value)
 
 
 # --- data ----------------------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ class EmbeddingLayer(nn.Module):
         self.sharding = sharding or ShardingConfig()
         patterns = parse_strategy(strategy)
         self.plan: Plan = plan(self.features, dim, patterns, budget, exact=exact, hash_seed=hash_seed)
+        for one in self.plan.strategies:
+            one.initialise(seed)
         self.strategies = nn.ModuleList(self.plan.strategies)
         self.stages = self.plan.stages
         # Which of them are shipped forms, of which features.
@@ -186,7 +188,7 @@ class EmbeddingLayer(nn.Module):
         own = part.strategy.penalty(rows, lookup)
         if own is not None:
             self._penalties.append(own)
-        if self.decay:
+        if self.decay and rows:
             squares = torch.stack([one.square().sum() for one in rows.values()]).sum()
             self._penalties.append(squares * (self.decay / max(batch, 1)))
 

@@ -5,8 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_embed import BudgetError, ByteBudget, ConfigError, EmbeddingLayer, Feature
-from recsys_embed.budget import EXACT_SHARE, plan
-from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, RobeConfig, StrategyNode, UnifiedConfig
+from recsys_embed.budget import EXACT_SHARE, Plan, plan
+from recsys_embed.config import (
+    CompositionalConfig,
+    FullConfig,
+    HashConfig,
+    MixedDimensionConfig,
+    RobeConfig,
+    StrategyNode,
+    UnifiedConfig,
+)
+from recsys_embed.embeddings import Full
 from recsys_embed.embeddings.base import apportion
 
 CONFIGS: list[StrategyNode] = [
@@ -18,6 +27,7 @@ CONFIGS: list[StrategyNode] = [
     CompositionalConfig(operation="add", partitions=3),
     CompositionalConfig(operation="concat"),
     RobeConfig(),
+    MixedDimensionConfig(),
     FullConfig(storage="int8"),
     HashConfig(storage="int8"),
     UnifiedConfig(chunks=2, storage="bf16"),
@@ -72,7 +82,8 @@ def test_every_budget_is_met_or_coarse_or_refused(sizes: list[int], dim: int, ke
     assert made.coarse or made.serve_bytes >= 0.98 * budget
     # What is not needed to be coarse must not be: these have a knob as fine as a row, up to as many rows as ids.
     usable = config.table_storage().bytes / 4
-    if not isinstance(config, FullConfig) and len(set(sizes)) == 1 and sizes[0] > 5000 and 0.05 < kept <= usable:
+    coarse = FullConfig, MixedDimensionConfig  # widths are of whole vocabularies
+    if not isinstance(config, coarse) and len(set(sizes)) == 1 and sizes[0] > 5000 and 0.05 < kept <= usable:
         assert not made.coarse or getattr(config, "operation", "") == "concat"
 
 
@@ -156,6 +167,110 @@ def test_full_below_its_size_is_refused_with_its_size():
         EmbeddingLayer([Feature("a", 1000)], 4, budget=15_999)
     assert (caught.value.min_bytes, caught.value.max_bytes, caught.value.nearest_bytes) == (16_000, 16_000, 16_000)
     assert EmbeddingLayer([Feature("a", 1000)], 4, budget=16_000).plan.serve_bytes == 16_000
+
+
+# --- bytes of a pattern's own --------------------------------------------------------------------------------
+
+LARGE = [Feature("user", 50_000), Feature("item", 20_000), Feature("tag", 6000), Feature("city", 30)]
+
+
+def bytes_of(made: Plan, *names: str) -> int:
+    """Serving bytes of the strategies of these features alone, their exact ones included."""
+    total = 0
+    for one in made.strategies:
+        mine = [feature.name in names for feature in one.features]
+        if isinstance(one, Full):
+            total += sum(4 * one.dim * f.size for f in one.features if f.name in names)
+        elif any(mine):
+            assert all(mine)
+            total += one.serve_bytes()
+    return total
+
+
+SHARES = st.floats(0.002, 1.2)
+
+
+@given(
+    configs=st.tuples(*[st.sampled_from([one for one in CONFIGS if one.name != "full"])] * 3),
+    user=SHARES,
+    item=st.one_of(st.none(), SHARES),
+    kept=st.floats(0.002, 1.2),
+    exact=st.sampled_from([None, (), ("tag",), ("city", "item")]),
+)
+def test_every_pattern_is_within_its_own_bytes_and_all_within_the_budget(
+    configs: tuple[StrategyNode, ...], user: float, item: float | None, kept: float, exact: tuple[str, ...] | None
+):
+    full = {feature.name: 16 * feature.size for feature in LARGE}
+    own = {name: int(share * full[name]) for name, share in (("user", user), ("item", item)) if share is not None}
+    patterns = dict(zip(("user", "item", "*"), configs, strict=True))
+    patterns = {name: one.model_copy(update={"bytes": own.get(name)}) for name, one in patterns.items()}
+    budget = int(kept * sum(full.values()))
+    while True:  # a refusal names what would do: for a pattern, or for all
+        try:
+            made = plan(LARGE, 4, patterns, budget, exact=exact)
+            break
+        except BudgetError as error:
+            refusal = error
+        small = [name for name in own if str(refusal).startswith(f"embedding.strategy.{name}.bytes:")]
+        assert refusal.nearest_bytes > (own[small[0]] if small else budget)
+        if small:
+            own[small[0]] = refusal.nearest_bytes
+            patterns[small[0]] = patterns[small[0]].model_copy(update={"bytes": refusal.nearest_bytes})
+        else:
+            budget = refusal.nearest_bytes
+    assert made.serve_bytes <= budget
+    for name, limit in own.items():
+        assert bytes_of(made, name) <= limit
+        if limit > full[name]:
+            assert bytes_of(made, name) == full[name]
+    # The others are as they would be alone, with what is left.
+    others = [feature for feature in LARGE if feature.name not in own]
+    left = budget - bytes_of(made, *own)
+    alone = {name: one for name, one in patterns.items() if name not in own}
+    rest = plan(others, 4, alone, left, exact=exact and [name for name in exact if name not in own])
+    assert bytes_of(made, *(feature.name for feature in others)) == rest.serve_bytes
+
+
+def test_own_bytes_leave_the_rest_to_the_others():
+    patterns = {"user": HashConfig(bytes="100KB"), "*": UnifiedConfig()}
+    made = plan(LARGE, 4, patterns, 400_000)
+    assert made.settings["user"] == 6250
+    assert bytes_of(made, "user") == 100_000
+    assert 0.99 * 300_000 < bytes_of(made, "item", "tag", "city") <= 300_000
+    # Small features stay exact by a share of what is left; under own bytes only by name.
+    assert [f.name for f in made.strategies[0].features] == ["city"]
+    small = plan(LARGE, 4, {"city": HashConfig(bytes=160), "*": UnifiedConfig()}, 400_000)
+    assert small.settings["city"] == 10
+    named = plan(LARGE, 4, {"city": HashConfig(bytes=480), "*": UnifiedConfig()}, 400_000, exact=["city"])
+    assert bytes_of(named, "city") == 480
+
+
+def test_without_a_budget_every_pattern_needs_bytes_of_its_own():
+    patterns = {"user": HashConfig(bytes=100_000), "*": UnifiedConfig(bytes="50KB")}
+    made = plan(LARGE, 4, patterns, None)
+    assert (made.budget_bytes, made.coarse) == (None, False)
+    assert 149_000 < made.serve_bytes <= 150_000
+    with pytest.raises(ConfigError, match="'unified' needs a budget"):
+        plan(LARGE, 4, patterns | {"*": UnifiedConfig()}, None)
+
+
+def test_own_bytes_that_cannot_be_are_named():
+    patterns = {"user": HashConfig(bytes=100_000), "item": HashConfig(bytes=10**9), "*": HashConfig()}
+    needed = 100_000 + 20_000 * 16 + 2 * 16
+    with pytest.raises(
+        BudgetError, match=r"user\.bytes \+ embedding\.strategy\.item\.bytes are 420000 bytes"
+    ) as caught:
+        plan(LARGE, 4, patterns, 400_000, exact=())
+    assert caught.value.nearest_bytes == needed == plan(LARGE, 4, patterns, needed, exact=()).serve_bytes
+    with pytest.raises(
+        BudgetError, match=r"embedding\.strategy\.user\.bytes: full needs at least 800000 bytes"
+    ) as caught:
+        plan(LARGE, 4, {"user": FullConfig(bytes=9), "*": HashConfig()}, 0.5)
+    assert caught.value.nearest_bytes == 800_000
+    for wrong, message in (("10x", "a size is bytes"), (-1, "write 1.0"), ("1XB", "unknown unit"), (0.5, "bytes")):
+        with pytest.raises(ConfigError, match=message) as refused:
+            EmbeddingLayer(LARGE, 4, strategy={"user": {"name": "hash", "bytes": wrong}, "*": "full"})
+        assert refused.value.path == "strategy.user.bytes"
 
 
 @given(

@@ -47,12 +47,22 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         (
             '[embedding]\nstrategy = { name = "robe", storage = "int8" }',
             "embedding.strategy.*.storage",
-            "strategy 'robe' has no such option; full, hash, unified, compositional have it",
+            "strategy 'robe' has no such option; full, hash, unified, compositional, mixed_dimension have it",
         ),
         (
             '[study]\nstrategies = ["full", { name = "cafe", storage = "fp16" }]',
             "study.strategies.1.*.storage",
             "strategy 'cafe' has no such option",
+        ),
+        (
+            '[embedding]\nstrategy = { "user" = { name = "hash", bytes = "5x" }, "*" = "full" }',
+            "embedding.strategy.user.bytes",
+            "a size is bytes or like '64MB'",
+        ),
+        (
+            '[embedding]\nstrategy = { name = "mixed_dimension", width = [4, -1] }',
+            "embedding.strategy.*.width",
+            "a width is 0 or more, or a list of such numbers, one for each block of ids",
         ),
         ("[training]\nbatch_size = 0", "training.batch_size", "value 0"),
         ("[study]\nstrategies = []", "study.strategies", "at least 1"),

@@ -96,7 +96,10 @@ def test_what_only_training_needs_is_not_shipped(clicks: Path, rows: pd.DataFram
     np.testing.assert_allclose(load(folder).predict(rows), trained.scores, atol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", ['"dnis"', '{ "user" = "dnis", "*" = "hash" }'])
+WIDTHS = '{ "user" = { name = "mixed_dimension", width = [2, 0] }, "*" = { name = "mixed_dimension", bytes = 800 } }'
+
+
+@pytest.mark.parametrize("strategy", ['"dnis"', '{ "user" = "dnis", "*" = "hash" }', WIDTHS])
 def test_a_strategy_ships_the_form_that_the_budget_is_about(
     clicks: Path, rows: pd.DataFrame, tmp_path: Path, strategy: str
 ) -> None:

@@ -87,7 +87,7 @@ def test_malformed_ids_are_named(ids: Any, message: str):
 
 @pytest.mark.parametrize("bad", [-1, 60, 2**40, -(2**40)])
 @pytest.mark.parametrize("backend", ["reference", "fused"])
-@pytest.mark.parametrize("strategy", ["full", "hash", "unified", "compositional", "robe", "cafe"])
+@pytest.mark.parametrize("strategy", ["full", "hash", "unified", "compositional", "robe", "cafe", "mixed_dimension"])
 def test_ids_out_of_range_touch_no_row(strategy: str, backend: str, bad: int):
     def layer(on_unknown: str) -> EmbeddingLayer:
         budget = None if strategy == "full" else 0.3

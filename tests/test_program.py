@@ -41,6 +41,8 @@ def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommende
         {"user": "compositional", "*": "hash"},
         {"name": "compositional", "storage": "int8"},
         CAFE,
+        "mixed_dimension",
+        {"city": {"name": "mixed_dimension", "width": 0}, "*": {"name": "mixed_dimension", "width": [4, 2, 0]}},
     ],
     ids=str,
 )

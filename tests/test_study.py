@@ -28,7 +28,7 @@ from recsys_embed.report.summary import summarise
 from recsys_embed.training.evaluation import predict
 from recsys_embed.training.metrics import auc
 
-STORED = {"storage": "fp32", "scale": None}
+STORED = {"bytes": None, "storage": "fp32", "scale": None}
 """The options that strategies with a storage share, at their defaults."""
 
 
@@ -230,10 +230,10 @@ def test_a_study_that_cannot_run_trains_nothing(
 
 
 def test_several_strategies_in_one_layer_are_called_mixed(tree: dict[str, Any], tmp_path: Path) -> None:
-    mixed = "study.strategies=[{'user' = {name='unified', chunks=1}, '*' = 'hash'}]"
+    mixed = "study.strategies=[{'user' = {name='unified', chunks=1, bytes='1KB'}, '*' = 'hash'}]"
     row = run_study(config(tree, mixed, "study.seeds=[0]", "training.epochs=1"), tmp_path, progress=False).iloc[0]
     assert row["strategy"] == "mixed"
-    assert row["settings"]["user"] == {"name": "unified", **STORED, "chunks": 1, "tables": 1}
+    assert row["settings"]["user"] == {"name": "unified", **STORED, "bytes": "1KB", "chunks": 1, "tables": 1}
     assert set(row["settings"]) == {"user", "*", "rows"}
 
 

@@ -8,6 +8,7 @@ from recsys_embed.config import (
     DnisConfig,
     FullConfig,
     HashConfig,
+    MixedDimensionConfig,
     RobeConfig,
     StrategyNode,
     UnifiedConfig,
@@ -18,6 +19,7 @@ from recsys_embed.embeddings.compositional import Compositional
 from recsys_embed.embeddings.dnis import Dnis
 from recsys_embed.embeddings.full import Full
 from recsys_embed.embeddings.hash import Hash
+from recsys_embed.embeddings.mixed_dimension import MixedDimension
 from recsys_embed.embeddings.robe import Robe
 from recsys_embed.embeddings.unified import Unified
 
@@ -29,6 +31,7 @@ CLASSES: dict[type[StrategyNode], type[Strategy]] = {
     RobeConfig: Robe,
     CafeConfig: Cafe,
     DnisConfig: Dnis,
+    MixedDimensionConfig: MixedDimension,
 }
 """The strategy that each config node builds."""
 
@@ -40,6 +43,7 @@ __all__ = [
     "Full",
     "Hash",
     "Lookup",
+    "MixedDimension",
     "Robe",
     "Strategy",
     "TableSpec",

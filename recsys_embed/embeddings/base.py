@@ -118,7 +118,7 @@ class Strategy(nn.Module, ABC):
     A subclass sets ``index_maps`` (one per read) and implements the abstract members. Building one allocates no table.
     """
 
-    absent: ClassVar[bool] = False
+    absent: bool = False
     """Whether row numbers may be -1."""
 
     linear: bool = True
@@ -156,6 +156,17 @@ class Strategy(nn.Module, ABC):
     @abstractmethod
     def sized(cls, config: Any, features: Sequence[Feature], dim: int, rows: int, label: str, seed: int) -> Strategy:
         """The strategy with ``rows`` rows in all. ``label`` is unique in the layer; ``seed`` is the hash seed."""
+
+    @classmethod
+    def divided(
+        cls, config: Any, features: Sequence[Feature], dim: int, rows: int, label: str, seed: int
+    ) -> tuple[Strategy, ...]:
+        """The strategies that have ``rows`` rows together: more than one where features need reads of their own, as
+        all rows of a read are of one width."""
+        return (cls.sized(config, features, dim, rows, label, seed),)
+
+    def initialise(self, seed: int) -> None:
+        """Draw small parameters that do not begin as constants: a function of the layer's seed and of names."""
 
     @abstractmethod
     def tables(self) -> list[TableSpec]:

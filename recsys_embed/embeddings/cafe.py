@@ -55,7 +55,7 @@ class Cafe(Strategy):
 
     paper: ClassVar[str] = "2312.03256"
     use: ClassVar[str] = "tight budgets with a few ids that matter most and change over time; learns which they are"
-    absent: ClassVar[bool] = True
+    absent = True
 
     def __init__(
         self,

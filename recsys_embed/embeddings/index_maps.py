@@ -52,6 +52,30 @@ class Identity(IndexMap):
         return ids.lanes()
 
 
+class Stretch(IndexMap):
+    """Row = id - first for the ids in ``[first, last)`` of each feature, -1 for others: a stretch has its own table."""
+
+    first: Tensor
+    last: Tensor
+
+    def __init__(self, bounds: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        for name, constants in zip(("first", "last"), zip(*bounds, strict=True), strict=True):
+            self.register_buffer(name, torch.tensor(constants).unsqueeze(1), persistent=False)
+
+    def forward(self, ids: Ids) -> Tensor:
+        """The place of every id in the stretch."""
+        return _within(ids.lanes(), ids.spread(self.first), ids.spread(self.last))
+
+    def row(self, ids: Tensor, feature: int) -> Tensor:
+        """The place of ids of one feature, of any shape."""
+        return _within(ids, self.first[feature], self.last[feature])
+
+
+def _within(ids: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    return torch.where((ids >= first) & (ids < last), ids - first, -1)
+
+
 class Hash(IndexMap):
     """Row = hash of the id, with a seed and a number of rows per feature and slot."""
 

@@ -180,7 +180,7 @@ def refusal(device: torch.device, groups: Sequence[Group], specs: Iterable[Table
     for spec in specs:
         if spec.storage != FP32:
             return f"table {spec.name!r} is stored as {spec.storage.dtype}, and it trains fp32 alone"
-    return too_wide(max(group.width for group in groups))
+    return too_wide(max(group.width for group in groups)) if groups else "there are none"
 
 
 def extravagance(specs: Iterable[TableSpec]) -> str | None:

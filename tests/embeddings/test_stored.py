@@ -1,9 +1,16 @@
 """The contract of every strategy that has a storage, in every storage."""
 
-from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, StoredNode, UnifiedConfig
+from recsys_embed.config import (
+    CompositionalConfig,
+    FullConfig,
+    HashConfig,
+    MixedDimensionConfig,
+    StoredNode,
+    UnifiedConfig,
+)
 from recsys_embed.testing import StrategyContract
 
-CONFIGS: list[type[StoredNode]] = [FullConfig, HashConfig, UnifiedConfig, CompositionalConfig]
+CONFIGS: list[type[StoredNode]] = [FullConfig, HashConfig, UnifiedConfig, CompositionalConfig, MixedDimensionConfig]
 
 
 def contract(config: StoredNode) -> type[StrategyContract]:

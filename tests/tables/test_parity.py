@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from recsys_embed import EmbeddingLayer, Feature
-from recsys_embed.config import CompositionalConfig, FullConfig, HashConfig, RobeConfig, StrategyNode, UnifiedConfig
+from recsys_embed.config import (
+    CompositionalConfig,
+    FullConfig,
+    HashConfig,
+    MixedDimensionConfig,
+    RobeConfig,
+    StrategyNode,
+    UnifiedConfig,
+)
 from recsys_embed.features import Ids
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
 from recsys_embed.training import checkpoints as store
@@ -24,6 +32,8 @@ STRATEGIES = [
     CompositionalConfig(operation="add"),
     RobeConfig(),
     RobeConfig(block=3, signs=False),
+    MixedDimensionConfig(),
+    MixedDimensionConfig(width=(4, 0, 3)),
 ]
 RULES = [("sgd", 0.05), ("adagrad", 0.05), ("rowwise_adagrad", 0.05)]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -33,7 +43,7 @@ SHARED = (Feature("a", 500), Feature("b", 40), Feature("c", vocabulary="a"), Fea
 def pair(
     config: StrategyNode, features: tuple[Feature, ...], dim: int, device: str = "cpu", **options: object
 ) -> list[EmbeddingLayer]:
-    budget = None if isinstance(config, FullConfig) else 0.3
+    budget = None if isinstance(config, FullConfig) or config.settled else 0.3
     return [
         EmbeddingLayer(features, dim, strategy=config, budget=budget, exact=(), backend=backend, **options).to(where)
         for backend, where in (("reference", "cpu"), ("fused", device))

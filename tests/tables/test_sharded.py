@@ -30,6 +30,7 @@ CUTS = {1: [0, 30], 2: [0, 11, 30], 4: [0, 9, 9, 29, 30]}
 """Where ranks cut a global batch: uneven, and one of four ranks has no sample."""
 
 MIXED = {"user": "unified", "tag*": "compositional", "*": "full"}
+WIDTHS = {"user": {"name": "mixed_dimension", "width": (4, 0, 3)}, "*": "mixed_dimension"}
 
 
 # --- spawning ------------------------------------------------------------------------------------------------
@@ -161,6 +162,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "bags": {"rule": "adagrad", "features": BAGS, "strategy": MIXED, "steps": 20},
     "bags_row_wise": {"rule": "sgd", "features": BAGS, "placement": {"*": "row_wise"}, "below": 0},
     "non_linear": {"rule": "sgd", "features": BAGS, "strategy": "compositional", "steps": 20, "below": 0},
+    "widths": {"rule": "adagrad", "strategy": WIDTHS, "steps": 20, "below": 0},
+    "bags_of_widths": {"rule": "sgd", "features": BAGS, "strategy": WIDTHS, "steps": 20, "below": 0},
     "accumulated": {"rule": "rowwise_adagrad", "steps": 10, "accumulate": True},
     "moved": {"rule": "rowwise_adagrad", "features": BAGS, "steps": 10, "moved": True, "dim": 10},
 }

@@ -156,7 +156,12 @@ def test_alpha_0_is_one_width_and_the_budget_finds_it() -> None:
     assert emb.plan.settings == {"a.width": 7, "b.width": 7, "c.width": 7}
     assert emb.plan.serve_bytes == 4 * 7 * (9870 + 3 * 16)
     assert len(emb.strategies) == 1
-    assert emb.ledger()["serve_bytes"].sum() == emb.plan.serve_bytes
+    ledger = emb.ledger()
+    assert ledger["serve_bytes"].sum() == emb.plan.serve_bytes
+    assert set(ledger["part"]) == {"mixed_dimension"}
+    assert ledger.set_index("table")["serve_bytes"].to_dict() == {
+        "a": 4 * 7 * 9000, "b": 4 * 7 * 800, "c": 4 * 7 * 70, "projections.0": 4 * 3 * 7 * 16
+    }  # fmt: skip
 
 
 def test_full_width_has_no_projection() -> None:

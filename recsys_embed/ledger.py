@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 
 from recsys_embed.budget import Plan
+from recsys_embed.embeddings.base import name_of
 from recsys_embed.features import Feature
 from recsys_embed.tables.base import UpdateRule
 
@@ -27,7 +28,7 @@ def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], in
     """
     lines: list[dict[str, object]] = []
     for strategy in plan.strategies:
-        part = type(strategy).__name__.lower()
+        part = name_of(strategy)
         every = "+".join(feature.name for feature in strategy.features)
         serving = strategy.serving()
         readers: dict[str, list[str]] = {}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from recsys_embed.embeddings.base import name_of
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
 from recsys_embed.files import atomic_write
@@ -65,7 +66,7 @@ def to_program(model: Recommender, num_dense: int) -> ExportedProgram:
         with torch.no_grad():
             return torch.export.export(ServedModel(model), example, dynamic_shapes=({1: samples}, {0: samples}))
     except Exception as error:  # torch.export documents no common type
-        names = ", ".join(dict.fromkeys(type(one).__name__.lower() for one in model.embedding.strategies))
+        names = ", ".join(dict.fromkeys(name_of(one) for one in model.embedding.strategies))
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"torch.export cannot trace this model ({names}): {reason}") from error
 

@@ -1,7 +1,7 @@
 """Budgets: what the forms mean, and that every size is met, marked coarse, or refused with a size that works."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_embed import BudgetError, ByteBudget, ConfigError, EmbeddingLayer, Feature
@@ -190,6 +190,7 @@ def bytes_of(made: Plan, *names: str) -> int:
 SHARES = st.floats(0.002, 1.2)
 
 
+@settings(max_examples=15)
 @given(
     configs=st.tuples(*[st.sampled_from([one for one in CONFIGS if one.name != "full"])] * 3),
     user=SHARES,

@@ -25,6 +25,7 @@ state is a tensor of rows ``[n, ...]``, any n, that may be dealt to ranks in any
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -277,6 +278,11 @@ def common_stages(strategies: Sequence[Strategy]) -> tuple[Stage, ...]:
                 raise ConfigError(f"strategy {name} has an optimizer for {small!r}, which is none of its parameters")
         check_names(one.stages(), one.small_optimizers())
     return agreed({name: one.stages() for name, one in named.items()})
+
+
+def name_of(strategy: nn.Module) -> str:
+    """What a config calls a strategy: the name of its class in lower case, words apart."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(strategy).__name__).lower()
 
 
 def vocabularies(features: Sequence[Feature]) -> dict[str, int]:

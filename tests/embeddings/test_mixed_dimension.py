@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_embed import BudgetError, ConfigError, EmbeddingLayer, Feature
@@ -131,6 +131,7 @@ CONFIGS = st.builds(
 )
 
 
+@settings(max_examples=20)
 @given(SIZES, st.sampled_from([1, 2, 12, 30]), CONFIGS)
 def test_a_larger_budget_never_buys_less(sizes: list[int], dim: int, config: StrategyNode) -> None:
     """Nor is any exceeded; below the smallest size the nearest is told, and is met exactly."""
@@ -149,6 +150,20 @@ def test_a_larger_budget_never_buys_less(sizes: list[int], dim: int, config: Str
             before = found.serve_bytes
 
 
+@given(SIZES, st.sampled_from([2, 12, 30]), CONFIGS, st.lists(st.floats(0, 1), min_size=2, max_size=5))
+def test_bytes_rise_with_the_knob(sizes: list[int], dim: int, config: MixedDimensionConfig, places: list[float]):
+    """Also where full rows take fewer bytes than narrower ones and their projection; at its end all rows are full."""
+    features = [Feature(f"f{place}", size, vocabulary=f"f{place}") for place, size in enumerate(sizes)]
+    most, bytes_ = MixedDimension.most(config, features, dim), []
+    for place in [*sorted(places), 1.0]:
+        made = MixedDimension.divided(config, features, dim, round(place * most), "", 0)
+        for one in made:
+            one.storage = config.table_storage()
+        bytes_.append(sum(one.serve_bytes() for one in made))
+    assert bytes_ == sorted(bytes_)
+    assert bytes_[-1] == sum(sizes) * dim * config.table_storage().bytes
+
+
 def test_alpha_0_is_one_width_and_the_budget_finds_it() -> None:
     features = [Feature("a", 9000), Feature("b", 800), Feature("c", 70)]
     config = MixedDimensionConfig(alpha=0, power_of_two=False)
@@ -156,7 +171,12 @@ def test_alpha_0_is_one_width_and_the_budget_finds_it() -> None:
     assert emb.plan.settings == {"a.width": 7, "b.width": 7, "c.width": 7}
     assert emb.plan.serve_bytes == 4 * 7 * (9870 + 3 * 16)
     assert len(emb.strategies) == 1
-    assert emb.ledger()["serve_bytes"].sum() == emb.plan.serve_bytes
+    ledger = emb.ledger()
+    assert ledger["serve_bytes"].sum() == emb.plan.serve_bytes
+    assert set(ledger["part"]) == {"mixed_dimension"}
+    assert ledger.set_index("table")["serve_bytes"].to_dict() == {
+        "a": 4 * 7 * 9000, "b": 4 * 7 * 800, "c": 4 * 7 * 70, "projections.0": 4 * 3 * 7 * 16
+    }  # fmt: skip
 
 
 def test_full_width_has_no_projection() -> None:

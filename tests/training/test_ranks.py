@@ -30,6 +30,10 @@ CLIPPED = TrainingConfig(batch_size=50, epochs=2, patience=5, optimizer=SGD, cli
 ADAM = TrainingConfig(batch_size=64, epochs=2, patience=5)
 
 
+WIDTHS = {name: {"name": "mixed_dimension", "width": width} for name, width in (("user", 4), ("*", (4, 0)))}
+"""Projections, which every rank trains, and ids without a row."""
+
+
 def model_of(decay: float = 0.0, dropout: float = 0.0, **options: Any) -> Recommender:
     sharding = ShardingConfig(placement={"user": "row_wise", "*": "data_parallel"}, replicate_below=0)
     layer = EmbeddingLayer(Toy.features, 8, decay=decay, sharding=sharding, **options)
@@ -38,9 +42,9 @@ def model_of(decay: float = 0.0, dropout: float = 0.0, **options: Any) -> Recomm
     return Recommender(layer, build_model(config, num_features=2, num_dense=1))
 
 
-def fit(config: TrainingConfig, rows: int, folder: Path | None = None) -> dict[str, Tensor]:
+def fit(config: TrainingConfig, rows: int, folder: Path | None = None, **options: Any) -> dict[str, Tensor]:
     """The trained weights, the scores of the test rows, and the metrics."""
-    toy, model = Toy(rows=rows), model_of(decay=0.01)
+    toy, model = Toy(rows=rows), model_of(decay=0.01, **options)
     result = train(model, toy, config, checkpoints=folder, progress=False)
     told = [result.val["auc"], result.val["logloss"], *(line["train_loss"] for line in result.history)]
     scores = predict(model, toy, "test", 16)
@@ -103,6 +107,7 @@ def work(rank: int, world: int, folder: str) -> None:
         "clipped": lambda: fit(CLIPPED, 404),
         "adam": lambda: fit(ADAM, 404),
         "few": lambda: fit(CLIPPED.model_copy(update={"batch_size": 201}), 404),
+        "widths": lambda: fit(CLIPPED, 404, strategy=WIDTHS),
         "resumed": lambda: fit(CLIPPED, 404, where / "checkpoints"),
         "refusals": lambda: refusals(rank),
     }
@@ -144,11 +149,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("name", ["clipped", "adam", "few", "resumed"])
+@pytest.mark.parametrize("name", ["clipped", "adam", "few", "widths", "resumed"])
 def test_ranks_train_the_model_of_one_process(results: Callable[[int], Path], name: str, world: int):
     # 404 training and 101 test rows: last batches are uneven, and 4 rows over 3 ranks leave nobody out, 1 row does.
     config = {"adam": ADAM, "few": CLIPPED.model_copy(update={"batch_size": 201})}.get(name, CLIPPED)
-    expected = fit(config, 404)
+    expected = fit(config, 404, strategy=WIDTHS if name == "widths" else "full")
     for rank in range(world):
         found = load_file(results(world) / f"{name}-{rank}.safetensors")
         assert found["scores"].shape == (101,)

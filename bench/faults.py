@@ -32,7 +32,9 @@ COUNTS = ("injected", "detected", "recovered", "lost", "silent")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer faults of each kind: a few minutes instead of forty")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer faults of each kind: a few minutes instead of forty"
+    )
     parser.add_argument("--rows", help="only these, as in F1,F5")
     parser.add_argument("--json", type=Path, help="where results are kept (build/faults-quick.json, -full.json)")
     args = parser.parse_args()

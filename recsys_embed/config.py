@@ -199,6 +199,13 @@ def _each(width: int | tuple[int, ...]) -> tuple[int, ...]:
     return width if isinstance(width, tuple) else (width,)
 
 
+class MagnitudeConfig(StrategyNode):
+    """Magnitude pruning: train for ``warm_up_epochs``; keep the largest weights, as many as the budget has; retrain."""
+
+    name: Literal["magnitude"] = "magnitude"
+    warm_up_epochs: int = Field(default=2, ge=1)
+
+
 StrategyConfig = Annotated[
     FullConfig
     | HashConfig
@@ -207,7 +214,8 @@ StrategyConfig = Annotated[
     | RobeConfig
     | CafeConfig
     | DnisConfig
-    | MixedDimensionConfig,
+    | MixedDimensionConfig
+    | MagnitudeConfig,
     Field(discriminator="name"),
 ]
 STRATEGIES: dict[str, type[StrategyNode]] = {
@@ -221,6 +229,7 @@ STRATEGIES: dict[str, type[StrategyNode]] = {
         CafeConfig,
         DnisConfig,
         MixedDimensionConfig,
+        MagnitudeConfig,
     )
 }
 

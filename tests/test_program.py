@@ -38,6 +38,7 @@ def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommende
         "compositional",
         "robe",
         "dnis",
+        "magnitude",
         {"user": "compositional", "*": "hash"},
         {"name": "compositional", "storage": "int8"},
         CAFE,

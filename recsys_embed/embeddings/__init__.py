@@ -8,6 +8,7 @@ from recsys_embed.config import (
     DnisConfig,
     FullConfig,
     HashConfig,
+    MagnitudeConfig,
     MixedDimensionConfig,
     RobeConfig,
     StrategyNode,
@@ -19,6 +20,7 @@ from recsys_embed.embeddings.compositional import Compositional
 from recsys_embed.embeddings.dnis import Dnis
 from recsys_embed.embeddings.full import Full
 from recsys_embed.embeddings.hash import Hash
+from recsys_embed.embeddings.magnitude import Magnitude
 from recsys_embed.embeddings.mixed_dimension import MixedDimension
 from recsys_embed.embeddings.robe import Robe
 from recsys_embed.embeddings.unified import Unified
@@ -32,6 +34,7 @@ CLASSES: dict[type[StrategyNode], type[Strategy]] = {
     CafeConfig: Cafe,
     DnisConfig: Dnis,
     MixedDimensionConfig: MixedDimension,
+    MagnitudeConfig: Magnitude,
 }
 """The strategy that each config node builds."""
 
@@ -43,6 +46,7 @@ __all__ = [
     "Full",
     "Hash",
     "Lookup",
+    "Magnitude",
     "MixedDimension",
     "Robe",
     "Strategy",

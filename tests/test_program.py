@@ -39,6 +39,7 @@ def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommende
         "robe",
         "dnis",
         "magnitude",
+        "pep",
         {"user": "compositional", "*": "hash"},
         {"name": "compositional", "storage": "int8"},
         CAFE,

@@ -10,6 +10,7 @@ from recsys_embed.config import (
     HashConfig,
     MagnitudeConfig,
     MixedDimensionConfig,
+    PepConfig,
     RobeConfig,
     StrategyNode,
     UnifiedConfig,
@@ -22,6 +23,7 @@ from recsys_embed.embeddings.full import Full
 from recsys_embed.embeddings.hash import Hash
 from recsys_embed.embeddings.magnitude import Magnitude
 from recsys_embed.embeddings.mixed_dimension import MixedDimension
+from recsys_embed.embeddings.pep import Pep
 from recsys_embed.embeddings.robe import Robe
 from recsys_embed.embeddings.unified import Unified
 
@@ -35,6 +37,7 @@ CLASSES: dict[type[StrategyNode], type[Strategy]] = {
     DnisConfig: Dnis,
     MixedDimensionConfig: MixedDimension,
     MagnitudeConfig: Magnitude,
+    PepConfig: Pep,
 }
 """The strategy that each config node builds."""
 
@@ -48,6 +51,7 @@ __all__ = [
     "Lookup",
     "Magnitude",
     "MixedDimension",
+    "Pep",
     "Robe",
     "Strategy",
     "TableSpec",

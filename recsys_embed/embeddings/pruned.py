@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from recsys_embed.embeddings.base import Lookup, Strategy, TableAccess, TableSpec, starts_of, vocabularies
+from recsys_embed.embeddings.base import Lookup, Rows, Strategy, TableAccess, TableSpec, starts_of, vocabularies
 from recsys_embed.embeddings.bits import count_bits, pack_bits, unpack_bits
 from recsys_embed.embeddings.blocks import block_of, blocks_of
 from recsys_embed.embeddings.index_maps import Identity
@@ -142,18 +142,18 @@ class Pruned(Strategy):
             return
         with torch.no_grad():
             kept = keep_largest(
-                lambda: (self.worth(weights, block) for *_, weights, block in self.parts(tables)), self.kept
+                lambda: (self.worth(rows.weights.detach(), block) for *_, rows, block in self.parts(tables)), self.kept
             )
             self.mask.copy_(torch.cat([pack_bits(keep) for keep in kept]))
             self.settle(tables)
 
-    def parts(self, tables: TableAccess) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-        """All rows in parts, vocabulary after vocabulary: table, ids ``[n]``, weights ``[n, D]`` and blocks ``[n]``."""
+    def parts(self, tables: TableAccess) -> Iterator[tuple[str, Tensor, Rows, Tensor]]:
+        """All rows in parts, vocabulary after vocabulary: table, ids ``[n]``, copies of their rows, blocks ``[n]``."""
         first_block = starts_of(self._block_counts)
         for name, size in self._sizes.items():
             for ids in torch.arange(size, device=self.mask.device).split(_CHUNK):
                 block = block_of(ids, self._block_counts[name], size) + first_block[name]
-                yield name, ids, tables.get_rows(name, ids).weights.detach(), block
+                yield name, ids, tables.get_rows(name, ids), block
 
     # --- what is shipped -------------------------------------------------------------------------------------
 
@@ -174,8 +174,8 @@ class Pruned(Strategy):
             )
         masks = (unpack_bits(part, self.dim) for name in self._sizes for part in self._mask_of(name).split(_CHUNK))
         with torch.no_grad():
-            rows = (self.shaped(weights, block) for *_, weights, block in self.parts(tables))
-            return PackedRows.of(self.features, first_rows, self.dim, rows, masks)
+            shaped = (self.shaped(rows.weights.detach(), block) for *_, rows, block in self.parts(tables))
+            return PackedRows.of(self.features, first_rows, self.dim, shaped, masks)
 
     @property
     def _rows(self) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recsys_embed.config import DnisConfig, MagnitudeConfig, StrategyNode
+from recsys_embed.config import DnisConfig, MagnitudeConfig, PepConfig, StrategyNode
 from recsys_embed.training.trainer import train
 from tests.embeddings import ranked
 from tests.embeddings.ranked import RANKS, Ranked
@@ -17,6 +17,7 @@ from tests.training.staged import record, same_state, stop_after_step
 CONFIGS = {
     "dnis": DnisConfig(blocks=2, search_epochs=5, alpha_lr=0.04),
     "magnitude": MagnitudeConfig(),
+    "pep": PepConfig(blocks=2),
 }
 TURNED = {"a": RANKS["noise"], "b": RANKS["second"], "c": RANKS["all"], "d": RANKS["first"]}
 """The same ranks under other names, in another order."""
@@ -59,7 +60,7 @@ def test_shuffled_labels_show_no_preference(name: str) -> None:
 @pytest.mark.parametrize("tables", ["adagrad", "adam"])
 @pytest.mark.parametrize(
     ("config", "epochs_before"),
-    [(MagnitudeConfig(warm_up_epochs=2), 2)],
+    [(MagnitudeConfig(warm_up_epochs=2), 2), (PepConfig(blocks=2, search_epochs=2), 2)],
     ids=lambda one: getattr(one, "name", None),
 )
 def test_resumed_in_every_stage(

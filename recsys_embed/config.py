@@ -199,6 +199,29 @@ def _each(width: int | tuple[int, ...]) -> tuple[int, ...]:
     return width if isinstance(width, tuple) else (width,)
 
 
+class MagnitudeConfig(StrategyNode):
+    """Magnitude pruning: train for ``warm_up_epochs``; keep the largest weights, as many as the budget has; retrain."""
+
+    name: Literal["magnitude"] = "magnitude"
+    warm_up_epochs: int = Field(default=2, ge=1)
+
+
+class PepConfig(StrategyNode):
+    """PEP: learn soft thresholds, sigmoid(s), per block of ids and dimension; prune to the budget; retrain.
+
+    ``blocks`` of each vocabulary hold equally many ids. ``s_start`` is where s begins; below -16 the loss's part in its
+    gradient would be lost in Adam's eps. ``s_lr`` is its Adam's learning rate, about the most it moves in a step.
+    ``s_decay`` draws it to 0 against the loss: the gradient has ``s_decay · s`` in it.
+    """
+
+    name: Literal["pep"] = "pep"
+    blocks: int = Field(default=10, ge=1)
+    search_epochs: int = Field(default=4, ge=1)
+    s_start: float = Field(default=-8.0, ge=-16, le=0)
+    s_lr: float = Field(default=0.1, gt=0)
+    s_decay: float = Field(default=1e-4, ge=0)
+
+
 StrategyConfig = Annotated[
     FullConfig
     | HashConfig
@@ -207,7 +230,9 @@ StrategyConfig = Annotated[
     | RobeConfig
     | CafeConfig
     | DnisConfig
-    | MixedDimensionConfig,
+    | MixedDimensionConfig
+    | MagnitudeConfig
+    | PepConfig,
     Field(discriminator="name"),
 ]
 STRATEGIES: dict[str, type[StrategyNode]] = {
@@ -221,6 +246,8 @@ STRATEGIES: dict[str, type[StrategyNode]] = {
         CafeConfig,
         DnisConfig,
         MixedDimensionConfig,
+        MagnitudeConfig,
+        PepConfig,
     )
 }
 

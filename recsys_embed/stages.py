@@ -50,11 +50,13 @@ ONE_STAGE = (Stage("train"),)
 
 @dataclass(frozen=True)
 class SmallOptimizer:
-    """The optimizer of one small parameter. ``bounds``: clamped to after each update."""
+    """The optimizer of one small parameter. ``bounds``: clamped to after each update. ``decay``: times the parameter it
+    is added to the gradient."""
 
     lr: float
     name: Literal["sgd", "adam"] = "sgd"
     bounds: tuple[float, float] | None = None
+    decay: float = 0.0
 
 
 def agreed(stages: Mapping[str, tuple[Stage, ...]]) -> tuple[Stage, ...]:

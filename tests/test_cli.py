@@ -218,7 +218,8 @@ def test_prepare_and_budget_tell_without_training() -> None:
 def test_the_catalogue_names_every_strategy_and_model() -> None:
     strategies = json.loads(run("strategies", "--json").stdout)
     assert [one["name"] for one in strategies] == [
-        *("full", "hash", "unified", "compositional", "robe", "cafe", "dnis", "mixed_dimension")
+        *("full", "hash", "unified", "compositional", "robe", "cafe", "dnis", "mixed_dimension"),
+        *("magnitude", "pep"),
     ]
     assert [one["name"] for one in strategies if one["needs"] != "nothing"] == ["cafe"]
     assert all(one["use"] and one["paper"] and one["smallest"] for one in strategies)

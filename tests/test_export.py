@@ -99,7 +99,7 @@ def test_what_only_training_needs_is_not_shipped(clicks: Path, rows: pd.DataFram
 WIDTHS = '{ "user" = { name = "mixed_dimension", width = [2, 0] }, "*" = { name = "mixed_dimension", bytes = 800 } }'
 
 
-@pytest.mark.parametrize("strategy", ['"dnis"', '{ "user" = "dnis", "*" = "hash" }', WIDTHS])
+@pytest.mark.parametrize("strategy", ['"dnis"', '"pep"', '{ "user" = "dnis", "*" = "hash" }', WIDTHS])
 def test_a_strategy_ships_the_form_that_the_budget_is_about(
     clicks: Path, rows: pd.DataFrame, tmp_path: Path, strategy: str
 ) -> None:

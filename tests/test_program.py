@@ -38,6 +38,8 @@ def build(strategy: Any, features: tuple[Feature, ...] = FEATURES) -> Recommende
         "compositional",
         "robe",
         "dnis",
+        "magnitude",
+        "pep",
         {"user": "compositional", "*": "hash"},
         {"name": "compositional", "storage": "int8"},
         CAFE,

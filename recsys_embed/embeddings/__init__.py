@@ -8,7 +8,9 @@ from recsys_embed.config import (
     DnisConfig,
     FullConfig,
     HashConfig,
+    MagnitudeConfig,
     MixedDimensionConfig,
+    PepConfig,
     RobeConfig,
     StrategyNode,
     UnifiedConfig,
@@ -19,7 +21,9 @@ from recsys_embed.embeddings.compositional import Compositional
 from recsys_embed.embeddings.dnis import Dnis
 from recsys_embed.embeddings.full import Full
 from recsys_embed.embeddings.hash import Hash
+from recsys_embed.embeddings.magnitude import Magnitude
 from recsys_embed.embeddings.mixed_dimension import MixedDimension
+from recsys_embed.embeddings.pep import Pep
 from recsys_embed.embeddings.robe import Robe
 from recsys_embed.embeddings.unified import Unified
 
@@ -32,6 +36,8 @@ CLASSES: dict[type[StrategyNode], type[Strategy]] = {
     CafeConfig: Cafe,
     DnisConfig: Dnis,
     MixedDimensionConfig: MixedDimension,
+    MagnitudeConfig: Magnitude,
+    PepConfig: Pep,
 }
 """The strategy that each config node builds."""
 
@@ -43,7 +49,9 @@ __all__ = [
     "Full",
     "Hash",
     "Lookup",
+    "Magnitude",
     "MixedDimension",
+    "Pep",
     "Robe",
     "Strategy",
     "TableSpec",

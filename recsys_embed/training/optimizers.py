@@ -190,7 +190,7 @@ class _Small:
     def of(cls, name: str, strategy: Strategy, settings: SmallOptimizer) -> _Small:
         parameter = strategy.get_parameter(name)
         make: Any = _DENSE[settings.name]
-        return cls(name, strategy, parameter, settings, make([parameter], lr=settings.lr))
+        return cls(name, strategy, parameter, settings, make([parameter], lr=settings.lr, weight_decay=settings.decay))
 
     def step(self) -> None:
         """Update by the gradient as the strategy wants it seen, then clamp."""

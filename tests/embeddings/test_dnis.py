@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys_embed import ConfigError, EmbeddingLayer, Feature
-from recsys_embed.config import DnisConfig, TrainingConfig
-from recsys_embed.data.batches import Batch, Columns, batches
+from recsys_embed.config import DnisConfig
 from recsys_embed.embeddings.bits import count_bits, pack_bits, packed_bytes, unpack_bits
 from recsys_embed.embeddings.dnis import Dnis
 from recsys_embed.embeddings.largest import keep_largest
 from recsys_embed.embeddings.packed import PackedRows
 from recsys_embed.features import Ids, resolve
-from recsys_embed.ranks import WHOLE, Share
 from recsys_embed.recommender import Recommender
 from recsys_embed.stages import TABLES, Step
 from recsys_embed.testing import BAGS, FEATURES, StrategyContract, draw_ids
 from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.step import step
 from recsys_embed.training.trainer import train
+from tests.embeddings import ranked
+from tests.embeddings.ranked import RANKS, D, Ranked
+from tests.embeddings.ranked import training as ranked_config
 from tests.training.staged import record, same_state, stop_after_step
 
 
@@ -113,7 +112,7 @@ def alpha_of(emb: EmbeddingLayer, name: str) -> Tensor:
 
 @pytest.mark.parametrize("budget", [0.05, 0.1, 0.3, 0.7])
 def test_pruning_meets_the_budget_and_keeps_the_largest(budget: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys_embed.embeddings.dnis._CHUNK", 1000)  # parts that do not divide the tables
+    monkeypatch.setattr("recsys_embed.embeddings.pruned._CHUNK", 1000)  # parts that do not divide the tables
     emb = layer(budget=budget)
     names = ["city", "item", "user"]
     scores = torch.cat([(emb.tables.get(n).detach()).abs() for n in names])
@@ -222,70 +221,9 @@ def test_the_penalty_is_of_blocks_that_were_read() -> None:
 
 # --- a search with a planted answer ---------------------------------------------------------------------------
 
-N, D = 40, 16
-RANKS: dict[str, tuple[int, ...]] = {"all": tuple(range(D)), "first": (0, 1), "second": (2, 3), "noise": ()}
-
-
-class Ranked:
-    """Labels from ⟨e(id), x⟩ summed over four features, where e is zero but in a feature's own dimensions of RANKS:
-    true ranks 16, 2, 2 and 0. The vectors x [D] are the dense columns."""
-
-    fingerprint = "ranked"
-    features = tuple(Feature(name, N) for name in RANKS)
-
-    def __init__(self, rows: int, *, shuffled: bool = False) -> None:
-        draw = np.random.default_rng(0)
-        effects = np.zeros((len(RANKS), N, D))
-        for f, dims in enumerate(RANKS.values()):
-            effects[f][:, list(dims)] = draw.choice([-0.5, 0.5], (N, len(dims)))
-        self.split: dict[str, Columns] = {}
-        for split, count in (("train", rows), ("val", rows // 2)):
-            ids = draw.integers(0, N, (len(RANKS), count)).astype(np.int32)
-            x = draw.normal(size=(count, D)).astype(np.float32)
-            logit = sum((effects[f][ids[f]] * x).sum(1) for f in range(len(RANKS)))
-            label = (draw.uniform(size=count) < 1 / (1 + np.exp(-logit))).astype(np.float32)
-            if shuffled:
-                draw.shuffle(label)
-            self.split[split] = Columns(tuple(ids), tuple(x.T.copy()), label)
-
-    def rows(self, split: str) -> int:
-        return len(self.split[split])
-
-    def labels(self, split: str) -> np.ndarray:
-        return self.split[split].label
-
-    def buckets(self, split: str) -> np.ndarray:
-        return np.zeros(self.rows(split), np.int8)
-
-    def batches(
-        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
-    ) -> Iterator[Batch]:
-        return batches(self.split[split], batch_size, shuffle_seed, start, share)
-
-
-class Products(nn.Module):
-    """The sum of all ⟨s · e, x⟩, with a factor s for each feature and dimension."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(len(RANKS), D))
-
-    def forward(self, vectors: Tensor, dense: Tensor) -> Tensor:
-        return (vectors * self.scale * dense.unsqueeze(1)).sum((1, 2))
-
 
 def ranked_model(**options: Any) -> Recommender:
-    """As many weights as the planted answer has: 16, 2, 2 and 0 for each of N ids."""
-    kept = N * sum(map(len, RANKS.values()))
-    budget = sum(PackedRows.sizes(len(RANKS) * N, D, kept).values())
-    emb = layer(Ranked.features, budget=budget, dim=D, **{"blocks": 2, "warm_up_epochs": 3, **options})
-    assert strategy_of(emb).kept == kept
-    return Recommender(emb, Products())
-
-
-def ranked_config(**options: Any) -> TrainingConfig:
-    optimizer = {"tables": "adagrad", "tables_lr": 0.1, "dense_lr": 0.003}
-    return TrainingConfig(**{"batch_size": 200, "epochs": 2, "patience": 1, "optimizer": optimizer, **options})
+    return ranked.model(DnisConfig(**{"blocks": 2, "warm_up_epochs": 3, **options}))
 
 
 def searched(*, shuffled: bool = False, **options: Any) -> dict[str, Tensor]:

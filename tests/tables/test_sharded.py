@@ -283,6 +283,38 @@ def test_rows_move_with_their_state(results: Callable[..., dict[str, Tensor]]):
 
 
 @case
+def pruned(rank: int, world: int) -> dict[str, Tensor]:
+    """Weights chosen, shrunk by thresholds where there are any, and trained on: over all ranks' rows as over one's."""
+    found: dict[str, Tensor] = {}
+    for strategy in ("dnis", "magnitude", "pep"):
+        layer = layer_of(strategy=strategy, budget=0.3, exact=(), backend="reference" if world == 1 else "sharded")
+        optimizer = layer.optimizer("sgd", lr=0.5, reduce="sum")
+        own = layer.strategies[0]
+        for _, parameter in own.named_parameters():
+            draw = torch.Generator().manual_seed(1)
+            torch.nn.init.uniform_(parameter, *((-5, -3) if strategy == "pep" else (0, 1)), generator=draw)
+        layer.begin_stage(own.prunes_after)
+        layer.end_stage()
+        layer.begin_stage("retrain")
+        first, last = CUTS[world][rank : rank + 2]
+        ids = samples(draw_ids(FEATURES, BATCH), first, last)
+        ((layer(ids) - 0.1).square().sum() / BATCH).backward()
+        optimizer.step()
+        found |= {f"{strategy}.{name}": one for name, one in layer.state_dict().items() if not name.endswith(".s")}
+    return found
+
+
+def test_ranks_prune_as_one_process(results: Callable[..., dict[str, Tensor]]):
+    expected = pruned(0, 1)
+    masks = [name for name in expected if name.endswith(".mask")]
+    assert len(masks) == sum(bool((expected[name] == 0).any()) for name in masks) == 3
+    for rank in range(2):
+        found = results(2, "pruned", rank)
+        assert all(torch.equal(found[name], expected[name]) for name in masks)
+        assert_same(found, expected)
+
+
+@case
 def not_finite(rank: int, world: int) -> dict[str, Tensor]:
     """The last rank's gradient has a NaN: no rank changes a row, all name feature and rank, and training goes on."""
     layer = layer_of()

@@ -203,27 +203,38 @@ def full_bytes(features: Sequence[Feature], dim: int) -> int:
     return sum(size for _, size in {(f.vocab, f.size) for f in features}) * dim * 4
 
 
+def size_range(config: StrategyNode, features: Sequence[Feature], dim: int) -> tuple[int, int]:
+    """Bytes of the smallest and the largest size of a strategy for these features, all of them compressed."""
+    group = _Group("*", config, tuple(features), dim, config.name, 0)
+    return group.bytes(group.least()), group.bytes(group.most())
+
+
 def assign(features: Sequence[Feature], strategy: Mapping[str, StrategyNode]) -> dict[str, list[Feature]]:
     """The features of each pattern; the first pattern that matches a feature's name wins.
 
+    Features that share a vocabulary go together, to the pattern of the first of them.
+
     Raises:
-        ConfigError: a feature without pattern, a pattern without feature, or a vocabulary under two patterns.
+        ConfigError: a feature without pattern, a pattern without feature, or a vocabulary under two strategies.
     """
     groups: dict[str, list[Feature]] = {pattern: [] for pattern in strategy}
     owners: dict[str, str] = {}
+    matched = set()
     for feature in features:
         pattern = next((p for p in strategy if fnmatch.fnmatchcase(feature.name, p)), None)
         if pattern is None:
             raise ConfigError(f"no strategy for feature {feature.name!r}: add a pattern '*'", path="embedding.strategy")
-        if owners.setdefault(feature.vocab, pattern) != pattern:
+        matched.add(pattern)
+        owner = owners.setdefault(feature.vocab, pattern)
+        if strategy[owner] != strategy[pattern]:
             raise ConfigError(
-                f"vocabulary {feature.vocab!r} is shared by features under patterns {owners[feature.vocab]!r} and "
-                f"{pattern!r}: features that share rows need one strategy",
+                f"vocabulary {feature.vocab!r} is shared by features under patterns {owner!r} and {pattern!r}: "
+                "features that share rows need one strategy",
                 path="embedding.strategy",
             )
-        groups[pattern].append(feature)
-    for pattern, members in groups.items():
-        if not members:
+        groups[owner].append(feature)
+    for pattern in groups:
+        if pattern not in matched:
             names = ", ".join(feature.name for feature in features)
             raise ConfigError(
                 f"pattern {pattern!r} matches no feature (of {names})", path=f"embedding.strategy.{pattern}"

@@ -487,6 +487,62 @@ class TuningConfig(Node):
         return epochs
 
 
+class SearchConfig(Node):
+    """A search for widths and strategies within ``embedding.budget``, by one or more methods; validation decides.
+
+    ``uniform`` (one width), ``mde`` (widths by cardinality), ``magnitude``, ``pep`` and ``dnis`` (which weights to
+    keep) train once; so does ``full``, which is there to compare with. ``random`` and ``optuna`` train ``trials``
+    proposals for the best AUC within the budget; ``pareto`` for the front of AUC against serving bytes, from a share
+    ``smallest`` of the budget up, and with ``latency`` also against the time that a row takes. A proposal has a width
+    for each vocabulary, or for each of ``blocks`` of its ids by frequency, one of ``strategies`` for each vocabulary,
+    and what else has a range here.
+
+    The best ``finalists`` of every method are trained with each of ``seeds``, trials with the first of them. ``seed``
+    is that of what is drawn. ``warm_start``: so many of the best earlier trials that tracking holds are tried first.
+
+    ``storage``: ``sqlite`` or ``journal`` in the output folder, a database's URL, or the path of a journal. ``workers``
+    processes share it, and the same command started again, on any machine that reaches it, joins. A trial that shows no
+    sign of life for ``grace_seconds`` is tried again.
+    """
+
+    methods: tuple[Literal["full", "uniform", "mde", "magnitude", "pep", "dnis", "random", "optuna", "pareto"], ...] = (
+        Field(default=("uniform", "mde", "optuna"), min_length=1)
+    )
+    trials: int = Field(default=30, ge=1)
+    strategies: tuple[StrategyConfig, ...] = Field(default=(MixedDimensionConfig(),), min_length=1)
+    blocks: int = Field(default=1, ge=1)
+    tables_lr: LogRange | None = None
+    dense_lr: LogRange | None = None
+    decay: LogRange | None = None
+    sampler: Literal["tpe", "tpe_multivariate", "gp", "random"] = "tpe_multivariate"
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    smallest: float = Field(default=0.1, gt=0, le=1)
+    latency: bool = False
+    finalists: int = Field(default=1, ge=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seed: int = Field(default=0, ge=0)
+    warm_start: int = Field(default=0, ge=0)
+    storage: str = "sqlite"
+    workers: int = Field(default=1, ge=1)
+    grace_seconds: float = Field(default=180.0, ge=1)
+
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return (
+            [{"name": one} if isinstance(one, str) else one for one in value]
+            if isinstance(value, (list, tuple))
+            else value
+        )
+
+    @field_validator("methods", "seeds", "strategies")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        if any(one in value[:place] for place, one in enumerate(value)):
+            raise ValueError(f"{info.field_name} lists each once")
+        return value
+
+
 class StudyConfig(Node):
     """What a report compares: every strategy at every budget with every seed, as it is and, with ``tuning``, tuned."""
 
@@ -525,6 +581,7 @@ class Config(Node):
     embedding: EmbeddingConfig = EmbeddingConfig()
     training: TrainingConfig = TrainingConfig()
     study: StudyConfig = StudyConfig()
+    search: SearchConfig = SearchConfig()
     tracking: TrackingConfig = TrackingConfig()
     sharding: ShardingConfig = ShardingConfig()
 
@@ -533,6 +590,16 @@ class Config(Node):
     def _default_model(cls, value: Any) -> Any:
         return {"name": "dcn_v2", **value} if isinstance(value, dict) else value
 
+    @property
+    def _strategies(self) -> list[tuple[str, dict[str, StrategyConfig]]]:
+        """Every choice of strategies with its path."""
+        searched = (f"search.strategies.{place}" for place in range(len(self.search.strategies)))
+        return [
+            ("embedding.strategy", self.embedding.strategy),
+            *((f"study.strategies.{place}", one) for place, one in enumerate(self.study.strategies)),
+            *((path, {"*": one}) for path, one in zip(searched, self.search.strategies, strict=True)),
+        ]
+
     @model_validator(mode="after")
     def _back_end_can(self) -> Config:
         if self.training.optimizer.tables == "adam" and self.embedding.backend == "fused":
@@ -540,10 +607,7 @@ class Config(Node):
                 "training.optimizer.tables = 'adam' trains plain parameters, which embedding.backend = 'fused' "
                 "cannot hold (FBGEMM has no Adam on CPU): use backend 'auto', or another optimizer for the tables"
             )
-        for path, patterns in (
-            ("embedding.strategy", self.embedding.strategy),
-            *((f"study.strategies.{place}", one) for place, one in enumerate(self.study.strategies)),
-        ):
+        for path, patterns in self._strategies:
             for pattern, node in patterns.items():
                 dtype = node.table_storage().dtype
                 asked = f"{path}.{pattern}.storage = {dtype!r}"
@@ -561,7 +625,7 @@ class Config(Node):
 
         if self.training.optimizer.tables != "adam":
             return self
-        for patterns in (self.embedding.strategy, *self.study.strategies):
+        for _, patterns in self._strategies:
             for node in patterns.values():
                 if CLASSES[type(node)].needs_tables_optimizer():
                     raise ValueError(
@@ -650,7 +714,12 @@ def _is_union_tag(part: Any, loc: tuple[Any, ...]) -> bool:
     text = str(part)
     if "[" in text or text in {"str", "int", "float", "LabelConfig"}:
         return True
-    return text in _TAGS and bool(loc) and loc[0] in {"model", "embedding", "study", "strategy"} and part is not loc[-1]
+    return (
+        text in _TAGS
+        and bool(loc)
+        and loc[0] in {"model", "embedding", "study", "search", "strategy"}
+        and part is not loc[-1]
+    )
 
 
 def _strategies_with(key: str, loc: tuple[Any, ...]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import torch
 
 from recsys_embed import ranks
 from recsys_embed.collisions import collisions
-from recsys_embed.config import Config, TrackingConfig
+from recsys_embed.config import Config, SearchConfig, TrackingConfig
 from recsys_embed.data import EncodedDataset
 from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.export import export
@@ -24,7 +23,7 @@ from recsys_embed.files import atomic_write
 from recsys_embed.lanes import lay_out, specs_of
 from recsys_embed.ledger import ledger
 from recsys_embed.report.results import RESULTS
-from recsys_embed.report.run import Cell, Trained, train_and_measure
+from recsys_embed.report.run import Cell, Trained, train_and_measure, whole
 from recsys_embed.report.study import (
     DATA,
     check_names,
@@ -43,7 +42,7 @@ from recsys_embed.tracking import Tracker, new_handle
 from recsys_embed.training.checkpoints import peek
 
 _LOG = logging.getLogger("recsys_embed")
-SHARDING, MLFLOW_MODELS = "sharding.json", "mlflow-models"
+SHARDING, MLFLOW_MODELS, BEST = "sharding.json", "mlflow-models", "best.toml"
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
         trained = train_and_measure(
             cell, dataset, checkpoints=checkpoints, progress=progress, on_epoch=tracker.epoch, meta=meta
         )
-        if ranks.count() > 1:
-            trained = replace(trained, model=copy.deepcopy(trained.model))  # whole tables: all ranks give theirs
+        trained = replace(trained, model=whole(trained.model))
         with ranks.alone():
             model = export(trained.model, config, dataset.encoder, out / "model") if first else out / "model"
             tracker.training(config, trained.row, ledger=trained.ledger, features=dataset.features, nested=False)
@@ -133,6 +131,63 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
         tracker.close(status)
     trained.row["mlflow_run_id"] = tracker.run_id or ""
     return model, trained
+
+
+@dataclass(frozen=True)
+class Search:
+    """A finished search: the page, the rows behind it, the winner's config and model, and the exit code."""
+
+    page: Path
+    results: pd.DataFrame
+    trials: pd.DataFrame
+    best: Path | None
+    model: Path | None
+    exit_code: int
+
+
+def search(config: Config, out: str | Path, *, progress: bool = True) -> Search:
+    """Search widths and strategies within ``embedding.budget``; train and export the winner; write the page, log all.
+
+    Selection reads no label of the test split. The winner's config is ``best.toml``, and ``best`` a folder as
+    :func:`train` makes of it. On several ranks all of them call it, as with :func:`train`.
+
+    Raises:
+        ConfigError, DataError: before anything was trained.
+        BudgetError: no method fits the budget.
+    """
+    from recsys_embed.search.run import check_search, run_search  # Optuna: not for a training alone
+
+    out = Path(out)
+    check_search(config)
+    with ranks.alone() as first:
+        dataset = prepare_into(config, out) if first else None
+    dataset = dataset or EncodedDataset.open(out / DATA)
+    tracked = config if first else config.model_copy(update={"tracking": TrackingConfig(enabled=False)})
+    tracker = Tracker(tracked, f"search {dataset.name}", job="search")
+    page, model, status = out, None, "KILLED"
+    try:
+        if first:
+            atomic_write(out / "config.toml", config.to_toml())
+        found = run_search(config, out, dataset, tracker=tracker, progress=progress)
+        if found.best is not None:
+            plain = found.best.model_copy(update={"search": SearchConfig()})
+            if first:
+                atomic_write(out / BEST, plain.to_toml())
+            untracked = plain.model_copy(update={"tracking": TrackingConfig(enabled=False)})
+            model, _ = train(untracked, out / "best", progress=progress)
+        if first:
+            from recsys_embed.report.page import HTML, MARKDOWN, write_page
+            from recsys_embed.search.table import SEARCH
+
+            page = write_page(out)
+            tracker.artifacts([out / name for name in (HTML, MARKDOWN, RESULTS, SEARCH, BEST, "config.toml")])
+        status = "FINISHED"
+    finally:
+        tracker.close(status)
+    lost = found.trials["status"].isin(["failed", "diverged"]).any() if first else False
+    code = 4 if found.best is None or lost or exit_code(found.results) else 0
+    best = None if found.best is None else out / BEST
+    return Search(page, found.results, found.trials, best, model, code if first else 0)
 
 
 def fits(config: Config, features: Sequence[Feature]) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ OPTIONS = {
     "strategies": ["--json"],
     "models": ["--json"],
     "inspect": ["FILE"],
-    "search": ["CONFIG"],
+    "search": ["CONFIG", "--out", "--from-run", "--set", "--json", "--quiet"],
     "plan": ["--device-memory", "--json", "--out", "--quiet", "--set", "--world-size", "CONFIG"],
 }  # fmt: skip
 
@@ -87,12 +87,13 @@ def test_the_command_line_is_what_scripts_were_written_against() -> None:
         (["train", "clicks.toml", "--continue", "model"], 2, "not built yet"),
         (["predict", "nowhere", "rows.csv"], 2, "nowhere"),
         (["inspect", "clicks.csv"], 2, "not built yet"),
-        (["search", "clicks.toml"], 2, "not built yet"),
+        (["search", "clicks.toml", "--set", "embedding.budget='7 parsecs'", "--out", "bad"], 2, "7 parsecs"),
+        (["search", "clicks.toml", "--set", "search.trials=0", "--out", "bad"], 2, "search.trials"),
         (["plan", "clicks.toml", "--world-size", "2", "--device-memory", "80XB"], 2, "unknown unit"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_a_code(arguments: list[str], code: int, message: str) -> None:
-    if "search" in arguments or "plan" in arguments:
+    if "plan" in arguments:
         result = CliRunner().invoke(app, arguments)
     else:
         result = run(*arguments)
@@ -311,25 +312,23 @@ def test_a_training_stopped_in_a_search_goes_on(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     ("name", "last"),
-    [("compression_report", "report-clicks/report.html"), ("offline_training", "train-clicks/model")],
+    [
+        ("compression_report", "report-clicks/report.html"),
+        ("offline_training", "train-clicks/model"),
+        ("dimension_search", "search-clicks/report.html"),
+    ],
 )
 def test_the_pipelines_do_what_the_commands_do(
     name: str, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = pipeline(name, monkeypatch)
     assert len(inspect.getsource(script).splitlines()) < 40
-    monkeypatch.setattr(sys, "argv", ["script", "clicks.toml", "--set", "tracking.enabled=false", "--quiet"])
+    small = ["--set", "tracking.enabled=false", "--set", "search.trials=1", "--set", "search.seeds=[0]", "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["script", "clicks.toml", *small])
     with contextlib.suppress(SystemExit):
         script.main()
     assert capsys.readouterr().out.splitlines()[-1] == last
     assert os.path.exists(last)
-
-
-def test_the_search_pipeline_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["script", "clicks.toml"])
-    with pytest.raises(SystemExit) as ended:
-        pipeline("dimension_search", monkeypatch).main()
-    assert ended.value.code == 2
 
 
 def pipeline(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -10,12 +10,11 @@ from typing import NoReturn
 
 import typer
 
-from recsys_embed.cli import budget, catalogue, doctor, export, plan, predict, prepare, report, train, unbuilt
+from recsys_embed.cli import budget, catalogue, doctor, export, plan, predict, prepare, report, search, train, unbuilt
 from recsys_embed.cli.configs import data_name
 from recsys_embed.cli.exits import Terminated, exit_codes
-from recsys_embed.cli.unbuilt import search
 
-__all__ = ["app", "data_name", "exit_codes", "main", "search"]
+__all__ = ["app", "data_name", "exit_codes", "main"]
 
 app = typer.Typer(
     name="recsys-embed",
@@ -30,6 +29,7 @@ for command in (
     prepare.prepare,
     train.train,
     report.report,
+    search.search,
     predict.predict,
     export.export,
     budget.budget,
@@ -37,7 +37,6 @@ for command in (
     catalogue.strategies,
     catalogue.models,
     unbuilt.inspect,
-    unbuilt.search,
 ):
     app.command()(command)
 

@@ -8,7 +8,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from recsys_embed.cli.exits import exit_codes
-from recsys_embed.cli.options import ConfigArgument
 from recsys_embed.errors import ConfigError
 
 
@@ -16,12 +15,6 @@ def inspect(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
     """Infer a schema from a file. Not built yet."""
     with exit_codes():
         not_built("inspect", "`report DATA --label COL` guesses a schema and writes it to config.toml")
-
-
-def search(config: ConfigArgument) -> None:
-    """Search widths. Not built yet."""
-    with exit_codes():
-        not_built("search", "`report CONFIG` compares strategies and budgets")
 
 
 def not_built(what: str, instead: str) -> NoReturn:

@@ -237,6 +237,22 @@ class Strategy(nn.Module, ABC):
         """
         return None
 
+    def weights_per_id(self, blocks: int) -> dict[str, list[float]]:
+        """How many weights there are for an id, on average over each of ``blocks`` blocks of every vocabulary; see
+        :mod:`recsys_embed.embeddings.blocks`. What several ids share counts for each in equal parts."""
+        sizes = vocabularies(self.features)
+        readers: dict[str, set[str]] = {}
+        for tables in self.reads().values():
+            for feature, slots in zip(self.features, tables, strict=True):
+                for name in slots:
+                    readers.setdefault(name, set()).add(feature.vocab)
+        found = dict.fromkeys(sizes, 0.0)
+        for table in self.tables():
+            sharing = readers.get(table.name, set())
+            for vocabulary in sharing:
+                found[vocabulary] += table.rows * table.width / sum(sizes[one] for one in sharing)
+        return {name: [one] * min(blocks, sizes[name]) for name, one in found.items()}
+
     def stages(self) -> tuple[Stage, ...]:
         """How it is trained; see :mod:`recsys_embed.stages`."""
         return ONE_STAGE

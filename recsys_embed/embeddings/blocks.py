@@ -7,6 +7,7 @@ Ids are taken as ranked by falling training frequency, as ``prepare`` ranks them
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,6 +25,16 @@ def block_of(ids: Tensor, blocks: int | Tensor, size: int | Tensor) -> Tensor:
 def blocks_of(sizes: Mapping[str, int], most: int) -> dict[str, int]:
     """How many blocks each vocabulary has: ``most``, or one for each id where it has fewer."""
     return {name: min(most, size) for name, size in sizes.items()}
+
+
+def means_of(values: Tensor, blocks: int) -> list[float]:
+    """The mean of each block of a vocabulary whose ids have these values, ``[size]``.
+
+    >>> means_of(torch.tensor([4.0, 2.0, 1.0, 0.0]), 2)
+    [3.0, 0.5]
+    """
+    bounds = bounds_of(min(blocks, len(values)), len(values))
+    return [float(part.double().mean()) for part in values.split([b - a for a, b in pairwise(bounds)])]
 
 
 def bounds_of(blocks: int, size: int) -> list[int]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from recsys_embed.config import MixedDimensionConfig
 from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec, vocabularies
-from recsys_embed.embeddings.blocks import block_of, bounds_of
+from recsys_embed.embeddings.blocks import block_of, bounds_of, means_of
 from recsys_embed.embeddings.index_maps import Identity, IndexMap, Stretch
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature, Ids
@@ -133,6 +133,14 @@ class MixedDimension(Strategy):
             f"{self._table(name, str(block))}.width": width
             for name in self._bounds
             for block, width in enumerate(self.widths)
+        }
+
+    def weights_per_id(self, blocks: int) -> dict[str, list[float]]:
+        """The widths of their rows."""
+        widths = torch.tensor(self.widths, device="cpu")
+        return {
+            name: means_of(widths.repeat_interleave(torch.tensor(bounds, device="cpu").diff()), blocks)
+            for name, bounds in self._bounds.items()
         }
 
     # --- the forward pass ------------------------------------------------------------------------------------

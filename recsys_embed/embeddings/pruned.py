@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recsys_embed.embeddings.base import Lookup, Rows, Strategy, TableAccess, TableSpec, starts_of, vocabularies
 from recsys_embed.embeddings.bits import count_bits, pack_bits, unpack_bits
-from recsys_embed.embeddings.blocks import block_of, blocks_of
+from recsys_embed.embeddings.blocks import block_of, blocks_of, means_of
 from recsys_embed.embeddings.index_maps import Identity
 from recsys_embed.embeddings.largest import keep_largest
 from recsys_embed.embeddings.packed import MOST, PackedRows
@@ -118,6 +118,10 @@ class Pruned(Strategy):
         """The packed form; ``mask`` is the buffer of that name."""
         sizes = PackedRows.sizes(self._rows, self.dim, self.kept)
         return {name if name == "mask" else f"{self.label}.{name}": size for name, size in sizes.items()}
+
+    def weights_per_id(self, blocks: int) -> dict[str, list[float]]:
+        """Those that are kept; before pruning, all."""
+        return {name: means_of(count_bits(self._mask_of(name)), blocks) for name in self._sizes}
 
     # --- the forward pass ------------------------------------------------------------------------------------
 

@@ -6,14 +6,18 @@ was measured too.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recsys_embed import ranks
 from recsys_embed.data import EncodedDataset
-from recsys_embed.report.run import Cell, attempt, document_of, fit, opened, saved_document
+from recsys_embed.report.run import Cell, Fitted, attempt, document_of, fit, opened, saved_document
 
 JUDGED = "judged.json"
+Measure = Callable[[Fitted, Cell, EncodedDataset], dict[str, Any]]
+"""What else is measured of a trained model, in plain values."""
 
 
 def judge_cell(
@@ -24,19 +28,30 @@ def judge_cell(
     progress: bool = True,
     checkpoints: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    measure: Measure | None = None,
 ) -> dict[str, Any]:
-    """Train a cell without reading the test split; return its document, or the one that is there.
+    """Train a cell without reading a label of the test split; return its document, or the one that is there.
 
     The document has a ``row``, with ``val_auc``, ``samples_seen``, ``wall_seconds``, the bytes and a status as in
-    ``results.csv`` and no test metrics, and the ``history``. See :func:`~recsys_embed.report.run.attempt`.
+    ``results.csv`` and no test metrics, the ``history``, and what ``measure`` gave as ``measured``. See
+    :func:`~recsys_embed.report.run.attempt`.
+
+    Raises:
+        Abandoned: by ``on_epoch``.
     """
 
     def work(folder: Path, scratch: Path) -> dict[str, Any]:
         saved = scratch if checkpoints else None
         fitted = fit(cell, dataset, checkpoints=saved, progress=progress, on_epoch=on_epoch)
-        return document_of(fitted.row, fitted.result)
+        document = document_of(fitted.row, fitted.result)
+        return document if measure is None else document | {"measured": measure(fitted, cell, dataset)}
 
-    return judged(cell, dataset, out) or attempt(cell, dataset, out, JUDGED, work)
+    there = judged(cell, dataset, out)
+    if there is not None and measure is not None and there["row"]["status"] == "ok" and "measured" not in there:
+        there = None  # by a study that did not ask for it
+    if ranks.count() > 1:  # files may reach the ranks' machines at different times
+        there = json.loads(ranks.told(json.dumps(there)))
+    return there or attempt(cell, dataset, out, JUDGED, work)
 
 
 def judged(cell: Cell, dataset: EncodedDataset, out: Path) -> dict[str, Any] | None:

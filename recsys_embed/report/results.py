@@ -68,6 +68,7 @@ COLUMNS: dict[str, str] = {
     "coarse": "flag",
     "tuned": "flag",
     "tuning": "json",
+    "found_by": "text",
     "reused": "flag",
     "run": "text",
     "status": "text",
@@ -87,7 +88,7 @@ _NEEDED = ("dataset", "fingerprint", "model", "strategy", "seed", "run", "status
 _OK_NEEDS = ("serve_bytes",)
 _HOW_TUNED = {"epochs", "trials", "values", "seed", "space"}
 """What ``tuning`` says of a tuned run: of no other, it says anything."""
-_YOUNGER = ("host_bytes", "latency_single_row_microseconds", "predict_rows_per_second", "serving", "tuning")
+_YOUNGER = ("host_bytes", "latency_single_row_microseconds", "predict_rows_per_second", "serving", "tuning", "found_by")
 """Columns that files written before them lack; they are read as missing."""
 
 
@@ -203,7 +204,8 @@ def read_predictions(folder: str | Path, run: str) -> dict[str, np.ndarray] | No
 def name_methods(frame: pd.DataFrame, *, tuned: bool = True) -> pd.Series[Any]:
     """A name for what each run tries, the same at every budget: the strategy and its options, not the sizes it led to.
 
-    ``unified`` alone where no other run of the strategy differs, else ``unified (chunks 3)``; with ``tuned`` also
+    What a search found has the name of its method. ``unified`` alone where no other run of the strategy differs, else
+    ``unified (chunks 3)``; with ``tuned`` also
     ``unified (tuned)``, and ``unified (tuned, 1 epoch)`` where it was tuned with several settings of the epochs.
     """
     options = [_options(strategy, text) for strategy, text in zip(frame["strategy"], frame["settings"], strict=True)]
@@ -219,7 +221,9 @@ def name_methods(frame: pd.DataFrame, *, tuned: bool = True) -> pd.Series[Any]:
         for place, text in zip(mine, told, strict=True):
             parts = [part for part in ("" if alone else text, how[place] if tuned else "") if part]
             names[place] = f"{strategy} ({'; '.join(parts)})" if parts else strategy
-    return pd.Series([names[place] for place in range(len(frame))], index=frame.index, dtype="str")
+    found = frame["found_by"] if "found_by" in frame else [""] * len(frame)
+    told = [one or names[place] for place, one in enumerate(found)]
+    return pd.Series(told, index=frame.index, dtype="str")
 
 
 def _how_tuned(frame: pd.DataFrame) -> list[str]:

@@ -5,6 +5,7 @@ A run is identified by everything its outcome depends on: its resolved config, t
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 import xxhash
 
+from recsys_embed import ranks
 from recsys_embed.config import Config, StrategyNode
 from recsys_embed.data import EncodedDataset
 from recsys_embed.errors import BudgetError, DivergedError
@@ -40,15 +42,16 @@ RUNS, RESULT, LEDGER, ERROR = "runs", "result.json", "ledger.csv", "error.txt"
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A training to do: a config with one strategy, one budget and one seed. ``budget`` is as the user typed it.
+    """A training to do: a config with one embedding, one budget and one seed. ``budget`` is as the user typed it.
 
     ``tuning`` says how settings were found that are not the user's own, in plain values: with the chosen ``values``,
-    and in ``space`` the names of all that was open.
+    and in ``space`` the names of all that was open. ``found_by`` names the search that the embedding comes from.
     """
 
     config: Config
     budget: str = ""
     tuning: Mapping[str, Any] | None = None
+    found_by: str = ""
 
     @property
     def strategy(self) -> str:
@@ -62,6 +65,8 @@ class Cell:
         return self.config.training.seed
 
     def __str__(self) -> str:
+        if self.found_by:
+            return f"{self.found_by}, budget {self.budget or 'none'}, seed {self.seed}"
         options = _options(self.config.embedding.strategy, defaults=False)
         told = f" {json.dumps(options)}" if options else ""
         tuned = f", tuned, epochs {self.config.training.epochs}" if self.tuning else ""
@@ -74,10 +79,16 @@ class Cell:
         tree["training"] = self.config.training.protocol()
         if self.tuning is not None:
             tree["tuned"] = True  # a row of its own, also where tuning ends at the user's settings
+        if self.found_by:
+            tree["found_by"] = self.found_by
         if anywhere:
             del tree["training"]["device"], tree["embedding"]["backend"]
         text = json.dumps([tree, fingerprint, code_digest()], sort_keys=True)
         return xxhash.xxh3_64_hexdigest(text.encode())
+
+
+class Abandoned(Exception):
+    """A training that its caller gave up: no failure, and nothing to keep."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,7 @@ def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
         "coarse": False,
         "tuned": cell.tuning is not None,
         "tuning": dict(cell.tuning or {}),
+        "found_by": cell.found_by,
         "reused": False,
         "run": cell.digest(dataset.fingerprint),
         "error": "",
@@ -214,22 +226,35 @@ def run_cell(
 
     def work(folder: Path, scratch: Path) -> dict[str, Any]:
         trained = train_and_measure(cell, dataset, checkpoints=scratch if checkpoints else None, progress=progress)
-        labels = dataset.labels("test")
-        write_predictions(
-            out,
-            trained.row["run"],
-            row=np.arange(len(labels)),
-            label=labels,
-            score=trained.scores,
-            bucket=dataset.buckets("test"),
-        )
-        atomic_write(folder / LEDGER, trained.ledger.to_csv(index=False))
-        # As it would be loaded elsewhere. Last, since it holds the tables once more.
-        shipped = shipped_recommender(cell.config, dataset.features, len(dataset.dense), trained.model.shipped_state())
-        row = trained.row | serving_speed(shipped, dataset, cell.config.training.batch_size)
-        return document_of(row, trained.result)
+        if ranks.own() == 0:
+            labels = dataset.labels("test")
+            write_predictions(
+                out,
+                trained.row["run"],
+                row=np.arange(len(labels)),
+                label=labels,
+                score=trained.scores,
+                bucket=dataset.buckets("test"),
+            )
+            atomic_write(folder / LEDGER, trained.ledger.to_csv(index=False))
+        # Last, since it holds the tables once more.
+        return document_of(trained.row | speed_when_shipped(trained, cell, dataset), trained.result)
 
     return attempt(cell, dataset, out, RESULT, work)
+
+
+def speed_when_shipped(fitted: Fitted, cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
+    """How fast the model is as it would be loaded elsewhere; nothing on ranks other than the first."""
+    state = whole(fitted.model).shipped_state()
+    if ranks.own():
+        return {}
+    shipped = shipped_recommender(cell.config, dataset.features, len(dataset.dense), state)
+    return serving_speed(shipped, dataset, cell.config.training.batch_size)
+
+
+def whole(model: Recommender) -> Recommender:
+    """The model with whole tables; on several ranks, which all take part, a copy."""
+    return copy.deepcopy(model) if ranks.count() > 1 else model
 
 
 def attempt(
@@ -238,14 +263,22 @@ def attempt(
     """Do ``work(folder, checkpoints)`` in the folder of a cell, and save the document it returns there as ``name``.
 
     An exception becomes the row's status: no cell takes the others with it. Where the work is interrupted, its
-    checkpoints stay, to go on from when it is done again.
+    checkpoints stay, to go on from when it is done again. On several ranks all do the work, and the first one saves.
+
+    Raises:
+        Abandoned: by the work.
     """
-    folder = out / RUNS / cell.digest(dataset.fingerprint)
+    folder, first = out / RUNS / cell.digest(dataset.fingerprint), ranks.own() == 0
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ERROR).unlink(missing_ok=True)
+    if first:
+        (folder / ERROR).unlink(missing_ok=True)
     scratch, begin = folder / "checkpoints", time.perf_counter()
     try:
         document = work(folder, scratch)
+    except Abandoned:
+        if first:
+            shutil.rmtree(scratch, ignore_errors=True)
+        raise
     except BudgetError as error:
         text = str(error)
         if str(error.nearest_bytes) not in text:
@@ -255,11 +288,13 @@ def attempt(
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         message = " ".join(f"{type(error).__name__}: {error}".split())
         _LOG.warning("%s: %s", cell, message)
-        atomic_write(folder / ERROR, traceback.format_exc())
+        if first:
+            atomic_write(folder / ERROR, traceback.format_exc())
         document = unfinished(cell, dataset, status, message)
         document["row"]["wall_seconds"] = time.perf_counter() - begin
-    save_document(out, document, name)
-    shutil.rmtree(scratch, ignore_errors=True)
+    if first:
+        save_document(out, document, name)
+        shutil.rmtree(scratch, ignore_errors=True)
     return document
 
 

@@ -10,6 +10,7 @@ hash functions (``embedding.hash_seed``): the spread over seeds is that of train
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from recsys_embed import ranks
 from recsys_embed.budget import ByteBudget, Plan, assign, plan
 from recsys_embed.config import Config, FullConfig, StrategyNode
 from recsys_embed.data import EncodedDataset, prepare
@@ -110,7 +112,7 @@ def run_study(
     own = tracker is None
     tracker = tracker or Tracker(config, f"report {dataset.name}", job="report")
     atomic_write(out / "config.toml", config.to_toml())
-    study, status = _Study(config, dataset, out, tracker, progress), "KILLED"
+    study, status = Runs(config, dataset, out, tracker, progress), "KILLED"
     try:
         study.measure(cells)
         if config.study.tuning is None:
@@ -135,8 +137,11 @@ class Job:
     saves: str
 
 
-class _Study:
-    """A study under way: the cells so far, and the documents of those that are done."""
+class Runs:
+    """A study under way: the cells so far, and the documents of those that are done.
+
+    On several ranks all do the same, each cell together, and the first one writes and tracks.
+    """
 
     def __init__(self, config: Config, dataset: EncodedDataset, out: Path, tracker: Tracker, progress: bool) -> None:
         self._config, self._dataset, self._out = config, dataset, out
@@ -152,12 +157,17 @@ class _Study:
         """Train or reuse cells, to their rows in ``results.csv``; ``given`` are the documents of some of them."""
         self._cells += cells
         there = {cell: document for cell in cells if (document := finished(cell, self._dataset, self._out))}
+        if ranks.count() > 1:  # files may reach the ranks' machines at different times
+            known = ranks.told(json.dumps([cell in there for cell in cells]))
+            there = {
+                cell: there.get(cell, {}) for cell, is_there in zip(cells, json.loads(known), strict=True) if is_there
+            }
         there |= given or {}
         if there:
             _LOG.info("%d of %d runs are there already", len(there), len(cells))
         self._documents |= there
         for cell, document in there.items():
-            if not document["row"]["mlflow_run_id"]:
+            if ranks.own() == 0 and not document["row"]["mlflow_run_id"]:
                 self._track(cell, document)
         todo = [cell for cell in cells if cell not in there]
         self._each(todo, Job(run_cell, run_cell_by_path, RESULT), self._measured)
@@ -193,7 +203,7 @@ class _Study:
 
     def _each(self, cells: Sequence[Cell], job: Job, done: Callable[[Cell, Document], None]) -> None:
         """Do a job with cells, here or in worker processes."""
-        workers = min(self._config.study.workers, len(cells))
+        workers = min(self._config.study.workers, len(cells)) if ranks.count() == 1 else 1
         if workers < 2:
             for cell in cells:
                 done(cell, job.here(cell, self._dataset, self._out, progress=self._progress))
@@ -209,6 +219,8 @@ class _Study:
 
     def _measured(self, cell: Cell, document: Document) -> None:
         self._documents[cell] = document
+        if ranks.own():
+            return
         write_results(self._out / RESULTS, self.rows())
         _LOG.info("%d/%d %s: %s", len(self._documents), len(self._cells), cell, _outcome(document["row"]))
         self._track(cell, document)

@@ -80,7 +80,7 @@ class Contender:
             "seed": self.space.seed,
             "space": self.space.model_dump(mode="json", exclude={"trials", "seed"}, exclude_none=True),
         }
-        return [Cell(_seeded(_with(self.base.config, values), seed), self.base.budget, tuning) for seed in seeds]
+        return [Cell(seeded(_with(self.base.config, values), seed), self.base.budget, tuning) for seed in seeds]
 
 
 def contenders(config: Config, cells: Iterable[Cell], *, infeasible: Iterable[Cell] = ()) -> list[Contender]:
@@ -178,7 +178,7 @@ def _with(config: Config, values: Mapping[str, float], *, epochs: int | None = N
     return config.model_copy(update={"training": training.model_copy(update=told), "embedding": embedding})
 
 
-def _seeded(config: Config, seed: int) -> Config:
+def seeded(config: Config, seed: int) -> Config:
     """A config with another seed, as in an untuned study."""
     changes = {name: getattr(config, name).model_copy(update={"seed": seed}) for name in ("training", "embedding")}
     return config.model_copy(update=changes)

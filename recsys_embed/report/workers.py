@@ -53,7 +53,7 @@ def _drain(
     context = multiprocessing.get_context("spawn")
     lost: list[Cell] = []
     running: dict[Future[Document], Cell] = {}
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker, initargs=(threads,)) as pool:
         try:
             while not lost and (todo or running):
                 while todo and len(running) < processes:
@@ -80,7 +80,7 @@ def _drain(
     return lost
 
 
-def _start_worker(threads: int) -> None:
+def start_worker(threads: int) -> None:
     """Divide the processors, and die with the parent: a pool's workers would otherwise wait for it for ever."""
     import torch
 

@@ -16,7 +16,7 @@ at exit without limit, and leaves the creation of runs and the upload of files t
 """
 
 from recsys_embed.tracking.outbox import deliver, new_handle
-from recsys_embed.tracking.repeat import fetch_config
+from recsys_embed.tracking.repeat import best_trials, fetch_config
 from recsys_embed.tracking.tracker import Tracker
 
-__all__ = ["Tracker", "deliver", "fetch_config", "new_handle"]
+__all__ = ["Tracker", "best_trials", "deliver", "fetch_config", "new_handle"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import json
 import os
 import tempfile
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from recsys_embed.errors import CheckpointError, ConfigError, StackError
 from recsys_embed.tracking.operations import CONFIG_DIGEST, WORKING_FOLDER
 from recsys_embed.tracking.outbox import PENDING
 from recsys_embed.tracking.store import HANDLE, quiet
-from recsys_embed.tracking.uris import INSTALL, available, database, reason, shown, tracking_uri
+from recsys_embed.tracking.uris import INSTALL, available, database, experiment_name, reason, shown, tracking_uri
 
 
 def fetch_config(run_id: str, config: TrackingConfig) -> dict[str, Any]:
@@ -53,6 +56,47 @@ def fetch_config(run_id: str, config: TrackingConfig) -> dict[str, Any]:
     tree.setdefault("tracking", {})["uri"] = config.uri
     _name_from_here(tree["data"], run.data.tags.get(WORKING_FOLDER, ""))
     return tree
+
+
+def best_trials(config: TrackingConfig, tag: str, names: Collection[str], count: int) -> list[dict[str, Any]]:
+    """Parameters of the tracked runs with the best validation AUC: their tag ``tag`` has a JSON object with these
+    names, each such object once. None where nothing was tracked.
+
+    Raises:
+        StackError: MLflow is missing.
+        ConfigError: the store cannot be read.
+    """
+    uri = tracking_uri(config)
+    if not available(uri):
+        raise StackError(f"search.warm_start needs MLflow: {INSTALL}", component="mlflow", mend=INSTALL)
+    if (file := database(uri)) is not None and not file.exists():
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    with quiet():
+        from mlflow import MlflowClient
+
+        try:
+            client, page = MlflowClient(tracking_uri=uri), ""
+            experiment = client.get_experiment_by_name(experiment_name(config))
+            while experiment is not None and len(found) < count:
+                runs = client.search_runs(
+                    [experiment.experiment_id], f"tags.{tag} LIKE '{{_%'", order_by=[_BEST], page_token=page or None
+                )
+                for run in runs:
+                    with contextlib.suppress(ValueError):  # too long for a tag
+                        parameters = json.loads(run.data.tags[tag])
+                        if set(parameters) == set(names):
+                            found.setdefault(run.data.tags[tag], parameters)
+                if not (page := runs.token or ""):
+                    break
+        except Exception as error:
+            raise ConfigError(
+                f"search.warm_start: cannot read {shown(uri)}: {reason(error)}", path="search.warm_start"
+            ) from error
+    return list(found.values())[:count]
+
+
+_BEST = "metrics.best_val_auc DESC"
 
 
 def _delivered(client: Any, handle: str) -> str:

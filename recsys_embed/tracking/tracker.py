@@ -90,8 +90,12 @@ class Tracker:
         ledger: pd.DataFrame | None = None,
         features: Sequence[Feature] = (),
         nested: bool = True,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> str | None:
         """Log a finished training, as a run nested under the job's or into the job's own; return the run's id.
+
+        A nested run has a ``name`` that says what was trained, where none is given; ``labels`` are tags beside ours.
 
         The id is as in :attr:`run_id`, and None when nothing was logged.
         """
@@ -102,11 +106,13 @@ class Tracker:
             if nested:
                 run, self._runs = self._runs, self._runs + 1
                 tuned = f" tuned, epochs {config.training.epochs}" if row.get("tuned") else ""
-                name = f"{row['strategy']} {row['budget_requested'] or 'full size'}{tuned} seed {row['seed']}"
+                what = row.get("found_by") or row["strategy"]
+                name = name or f"{what} {row['budget_requested'] or 'full size'}{tuned} seed {row['seed']}"
                 operations += [self._creation(run, name, parent=JOB), *description(run, config)]
             tags = {key: str(row[key]) for key in ("run", "status", "settings", "fingerprint")}
             tags |= {"error": row["error"]} if row["error"] else {}
             tags |= {"tuning": json.dumps(row["tuning"])} if row.get("tuned") else {}
+            tags |= labels or {}
             operations += [
                 *logs(run, epochs=history, metrics=row, tags=tags),
                 data_set(run, str(row["dataset"]), str(row["fingerprint"]), self._config.data),

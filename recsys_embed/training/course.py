@@ -82,7 +82,7 @@ class Course:
         if len(self.stages) > 1:
             line["stage"] = self.stages[place.stage].name
         line |= {"train_loss": place.loss / place.loss_rows, "val_auc": val_auc, "val_logloss": val_logloss}
-        place.history.append({**line, "seconds": place.epoch_seconds})
+        place.history.append({**line, "samples_seen": place.samples_seen, "seconds": place.epoch_seconds})
         place.batch = place.turn = place.loss_rows = 0
         place.loss = place.epoch_seconds = 0.0
         stage = self.stages[place.stage]

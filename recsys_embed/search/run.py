@@ -35,7 +35,7 @@ from recsys_embed.search.slots import is_over, standing
 from recsys_embed.search.space import Space
 from recsys_embed.search.storage import optuna
 from recsys_embed.search.table import write_search
-from recsys_embed.search.trials import LEFT_OVER, ROW, RUN, SAME, Trials, parameters, proposed
+from recsys_embed.search.trials import LEFT_OVER, ROW, RUN, SAME, Trials, curve, parameters, proposed
 from recsys_embed.search.workers import helped
 from recsys_embed.tracking import Tracker, best_trials
 
@@ -125,7 +125,7 @@ class _Search:
             document = judge_cell(cell, self._dataset, self._out, progress=self._progress, measure=measure_allocation)
         known = {name: document["row"].get(name) for name in ("val_auc", "serve_bytes", "error", *_COST)}
         row = self._described(cell, method, 1) | known | document.get("measured", {})
-        row |= {"status": document["row"]["status"], "history": [line["val_auc"] for line in document["history"]]}
+        row |= {"status": document["row"]["status"], "history": curve(document["history"])}
         if row["status"] == "ok" and config.embedding.budget is not None:
             row["left_over"] = self._budget_bytes - row["serve_bytes"]
         self._rows[method] = [row]

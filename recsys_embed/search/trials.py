@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,11 @@ def parameters(config: Config, space: Space, method: str) -> list[str]:
     asked = Recorder()
     proposed(config, space, method, asked)
     return asked.asked
+
+
+def curve(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The validation AUC after each epoch."""
+    return {str(line["epoch"]): line["val_auc"] for line in history}
 
 
 class Trials:
@@ -190,10 +195,10 @@ class Trials:
                 "epochs": lines[-1]["epoch"],
                 "samples_seen": lines[-1]["samples_seen"],
                 "wall_seconds": time.perf_counter() - begin,
-                "history": [line["val_auc"] for line in lines],
+                "history": curve(lines),
             }
         row: dict[str, Any] = {name: document["row"].get(name) for name in _KEPT} | document.get("measured", {})
-        return row | {"history": [line["val_auc"] for line in document["history"]]}
+        return row | {"history": curve(document["history"])}
 
     def _judge(self, cell: Cell, on_epoch: Callable[[dict[str, Any]], None]) -> Mapping[str, Any] | None:
         with contextlib.suppress(Abandoned):

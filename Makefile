@@ -27,8 +27,8 @@ $(STAMP): requirements/$(DEVICE).lock requirements/install.sh requirements/fbgem
 report: install ## run the compression report on planted data; the last line is the path of the page
 	@$(RUN) recsys_embed report --planted --out report-planted
 
-test: install ## run the tests
-	@$(RUN) pytest
+test: install ## run the tests, a process a core
+	@$(RUN) pytest -n auto --dist loadfile
 
 lint: install ## ruff: rules and format
 	@$(RUN) ruff check .

@@ -514,7 +514,7 @@ class SearchConfig(Node):
     tables_lr: LogRange | None = None
     dense_lr: LogRange | None = None
     decay: LogRange | None = None
-    sampler: Literal["tpe", "tpe_multivariate", "gp", "random"] = "tpe_multivariate"
+    sampler: Literal["gp", "tpe", "random"] = "gp"
     pruner: Literal["median", "hyperband", "none"] = "median"
     smallest: float = Field(default=0.1, gt=0, le=1)
     latency: bool = False

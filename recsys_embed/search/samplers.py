@@ -92,9 +92,7 @@ def _sampler(library: Any, method: str, search: SearchConfig, seed: int) -> Any:
         return library.samplers.RandomSampler(seed=seed)
     if search.sampler == "gp":
         return library.samplers.GPSampler(seed=seed, deterministic_objective=False)
-    return library.samplers.TPESampler(
-        seed=seed, multivariate=search.sampler == "tpe_multivariate", constant_liar=True, n_startup_trials=10
-    )
+    return library.samplers.TPESampler(seed=seed, constant_liar=True)
 
 
 def _pruner(library: Any, method: str, search: SearchConfig) -> Any:

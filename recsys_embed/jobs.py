@@ -184,10 +184,9 @@ def search(config: Config, out: str | Path, *, progress: bool = True) -> Search:
         status = "FINISHED"
     finally:
         tracker.close(status)
-    lost = found.trials["status"].isin(["failed", "diverged"]).any() if first else False
-    code = 4 if found.best is None or lost or exit_code(found.results) else 0
     best = None if found.best is None else out / BEST
-    return Search(page, found.results, found.trials, best, model, code if first else 0)
+    code = max(exit_code(found.results), exit_code(found.trials), 4 if best is None else 0)
+    return Search(page, found.results, found.trials, best, model, code)
 
 
 def fits(config: Config, features: Sequence[Feature]) -> list[dict[str, Any]]:

@@ -163,7 +163,7 @@ class Runs:
                 cell: there.get(cell, {}) for cell, is_there in zip(cells, json.loads(known), strict=True) if is_there
             }
         there |= given or {}
-        if there:
+        if there and ranks.own() == 0:
             _LOG.info("%d of %d runs are there already", len(there), len(cells))
         self._documents |= there
         for cell, document in there.items():

@@ -277,7 +277,8 @@ class _Search:
         with _turn(self._out, self._first):
             runs.measure(cells)
         if not self._first:
-            return Found(pd.DataFrame(), pd.DataFrame(), self._told(None))
+            nothing = pd.DataFrame({"status": []})
+            return Found(nothing, nothing, self._told(None))
         rows = runs.rows()
         write_results(self._out / RESULTS, rows)
         best = _winner(rows, self._budget_bytes)

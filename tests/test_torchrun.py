@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 
 from recsys_embed.sharding import ShardingReport
@@ -40,20 +41,42 @@ def test_nobody_but_the_first_rank_says_anything(tmp_path: Path, world: int):
 
     The sharded back end is asked for: torchrun gives a process group to one rank as well.
     """
-    (tmp_path / "c.toml").write_text(CONFIG)
+    done = run(tmp_path, world, "train", "--set", "embedding.backend=sharded")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out" / "sharding.json").read_text())
+    assert {row["placement"] for row in told["tables"]} == {"row_wise"}
+    assert done.stderr.split("\n") == [*ShardingReport(**told).text().split("\n"), ""]
+    assert json.loads(done.stdout)["status"] == "ok"
+
+
+@pytest.mark.slow
+def test_all_ranks_take_part_in_a_search_and_one_writes(tmp_path: Path) -> None:
+    search = "{ methods = ['magnitude', 'random'], trials = 3, seeds = [0] }"
+    settings = ["embedding.budget=0.4", f"search={search}", "sharding.placement={'*'='auto'}"]
+    done = run(tmp_path, 2, "search", *[part for one in settings for part in ("--set", one)])
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [(row["method"], row["trial"]) for row in told["trials"]] == [
+        ("magnitude", 1), ("random", 1), ("random", 2), ("random", 3),
+    ]  # fmt: skip
+    assert {row["status"] for row in told["trials"]} <= {"ok", "pruned"}
+    assert [row["found_by"] for row in told["results"]] == ["magnitude", "random"]
+    study = optuna.load_study(study_name="recsys_embed/random", storage=f"sqlite:///{tmp_path / 'out' / 'trials.db'}")
+    assert [trial.state.is_finished() for trial in study.trials] == 3 * [True]
+    assert (tmp_path / "out" / "best" / "model" / "manifest.json").exists()
+
+
+def run(folder: Path, world: int, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """The command on ``world`` processes, over CONFIG, into ``folder/out``."""
+    (folder / "c.toml").write_text(CONFIG)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    command = ["-m", "recsys_embed", "train", "c.toml", "--out", "out", "--json", "--set", "embedding.backend=sharded"]
-    done = subprocess.run(
-        [sys.executable, *launcher, *command],
-        cwd=tmp_path,
+    arguments = ["-m", "recsys_embed", command, "c.toml", "--out", "out", "--json", *options]
+    return subprocess.run(
+        [sys.executable, *launcher, *arguments],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE)},  # torchrun itself asks for threads
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "out" / "sharding.json").read_text())
-    assert {row["placement"] for row in told["tables"]} == {"row_wise"}
-    assert done.stderr.split("\n") == [*ShardingReport(**told).text().split("\n"), ""]
-    assert json.loads(done.stdout)["status"] == "ok"

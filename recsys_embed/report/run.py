@@ -287,8 +287,8 @@ def attempt(
     except Exception as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         message = " ".join(f"{type(error).__name__}: {error}".split())
-        _LOG.warning("%s: %s", cell, message)
         if first:
+            _LOG.warning("%s: %s", cell, message)
             atomic_write(folder / ERROR, traceback.format_exc())
         document = unfinished(cell, dataset, status, message)
         document["row"]["wall_seconds"] = time.perf_counter() - begin

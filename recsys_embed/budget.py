@@ -98,8 +98,8 @@ def size_in_bytes(value: int | str) -> int:
     Raises:
         ConfigError: it is no size, or a ratio.
     """
-    if value in (0, "0"):
-        return 0
+    if value in (0, "0", 1):
+        return int(value)
     size = ByteBudget.parse(value).bytes
     if size is None:
         raise ConfigError(f"a size is bytes or like '64MB', got {value!r}")

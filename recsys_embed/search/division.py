@@ -22,8 +22,7 @@ def divide(room: int, weights: Mapping[str, float], sizes: Mapping[str, Sequence
     """Divide ``room`` among parts in proportion to their weights.
 
     Each part has sizes of its own, rising. It gets the largest within its share, see :func:`shares`. Then what rounding
-    left over buys next sizes, for the part that is furthest below its share first. A part with nothing stays so where
-    its share is less than half of its next size: otherwise crumbs would bring back what was dropped.
+    left over buys next sizes, for the part that is furthest below its share first.
 
     Raises:
         ValueError: the smallest sizes together are over ``room``.
@@ -32,11 +31,11 @@ def divide(room: int, weights: Mapping[str, float], sizes: Mapping[str, Sequence
     chosen = {name: _place(sizes[name], due[name]) for name in sorted(weights)}
     left = room - sum(sizes[name][place] for name, place in chosen.items())
     while True:
-        steps = []
-        for name, place in chosen.items():
-            size, *more = sizes[name][place : place + 2]
-            if more and more[0] - size <= left and (size or 2 * due[name] >= more[0]):
-                steps.append((size - due[name], name))
+        steps = [
+            (sizes[name][place] - due[name], name)
+            for name, place in chosen.items()
+            if place + 1 < len(sizes[name]) and sizes[name][place + 1] - sizes[name][place] <= left
+        ]
         if not steps:
             return Division(chosen, left)
         _, name = min(steps)

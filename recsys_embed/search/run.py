@@ -62,7 +62,8 @@ def check_search(config: Config) -> None:
     """Check what can be, before any data is read.
 
     Raises:
-        ConfigError: no budget, more workers on several ranks, choices that are none; see :func:`~recsys_embed.report.study.check_names`.
+        ConfigError: no budget, more workers on several ranks, or choices of strategies that are none; see
+            :func:`~recsys_embed.report.study.check_names`.
         StackError: Optuna is needed, and missing.
     """
     if config.embedding.budget is None:

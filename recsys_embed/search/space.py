@@ -2,7 +2,8 @@
 
 A point of the space is a weight for every part of the embedding, and a strategy for every vocabulary. The weights
 divide the budget (:mod:`recsys_embed.search.division`), so nothing is ever proposed only to be refused, and no sampler
-has to learn where the budget ends. A part whose share does not pay for a single column is dropped.
+has to learn where the budget ends. A part with weight 0 is dropped, whatever is left over; and so is one whose share
+does not pay for a single column, unless what rounding left over does.
 """
 
 from __future__ import annotations
@@ -34,8 +35,12 @@ from recsys_embed.features import Feature, resolve
 from recsys_embed.search.division import divide
 from recsys_embed.stages import agreed
 
-_GRID = 48
-"""Sizes of a strategy between its smallest and its largest, each as much larger than the one before."""
+_GRID = 512
+"""Sizes of a strategy from its smallest to its largest, each as much larger than the one before: by 4 % at a billion
+times."""
+
+_DROPPED = 0.125
+"""The share of its range in which a weight is 0."""
 
 _LEAST = 2
 """The smallest number of bytes that a budget can be."""
@@ -84,7 +89,7 @@ class Space:
     Raises:
         BudgetError: what stays exact is over the budget already.
         ConfigError: no budget, none of the features is left to search, a strategy has options that the search finds
-            itself, or strategies of two vocabularies could not be trained together.
+            itself, or strategies of two vocabularies could not be trained together or would have a table of one name.
     """
 
     def __init__(
@@ -126,6 +131,7 @@ class Space:
                 for name, node in self._nodes.items()
                 if not _any_width(node)
             }
+            self._check_names(kept)
             if len(self.vocabularies) > 1:
                 self._check_stages()
 
@@ -144,22 +150,21 @@ class Space:
         budget = self.budget_bytes if budget_bytes is None else min(budget_bytes, self.budget_bytes)
         self._check(budget)
         room = budget - self._fixed_bytes
-        chosen: dict[str, StrategyNode | None] = {one.name: self._strategy_of(one, trial) for one in self.vocabularies}
+        named, drawn = self._strategies(trial), self._weights(trial)
+        chosen = {
+            one.name: named[one.name] if any(drawn[part] for part in one.parts) else None for one in self.vocabularies
+        }
         self._drop_until_feasible(chosen, room)
         weights: dict[str, float] = {}
         sizes: dict[str, list[int]] = {}
         for one in self.vocabularies:
             node = chosen[one.name]
-            # Weights drawn like this divide the budget uniformly among all its divisions.
-            shares = {
-                part: -math.log1p(-trial.suggest_float(f"share.{part}", 0.0, 1.0 - 2.0**-20)) for part in one.parts
-            }
             if node is not None and _any_width(node):
-                weights |= shares
-                widths = self._widths[one.name, label(node)]
-                sizes |= {part: [size for size, _ in known] for part, known in zip(one.parts, widths, strict=True)}
+                for part, known in zip(one.parts, self._widths[one.name, label(node)], strict=True):
+                    weights[part] = drawn[part]
+                    sizes[part] = [size for size, _ in known] if drawn[part] else [0]
             elif node is not None:
-                weights[one.parts[0]] = shares[one.parts[0]]
+                weights[one.parts[0]] = sum(drawn[part] for part in one.parts)
                 sizes[one.parts[0]] = self._sizes[one.name, label(node)]
         division = divide(room, weights, sizes)
         patterns = self._patterns(chosen, division.chosen)
@@ -215,10 +220,22 @@ class Space:
             for name, members in sorted(shared.items())
         )
 
-    def _strategy_of(self, one: _Vocabulary, trial: Suggests) -> StrategyNode:
-        if len(self._nodes) == 1:
-            return next(iter(self._nodes.values()))
-        return self._nodes[trial.suggest_categorical(f"strategy.{one.name}", list(self._nodes))]
+    def _weights(self, trial: Suggests) -> dict[str, float]:
+        """A weight for each part. Those that are not 0 divide a budget uniformly among all its divisions."""
+        parts = [part for one in self.vocabularies for part in one.parts]
+        drawn = {part: trial.suggest_float(f"share.{part}", 0.0, 1.0 - 2.0**-20) for part in parts}
+        weights = {part: -math.log1p(-max(0.0, one - _DROPPED) / (1 - _DROPPED)) for part, one in drawn.items()}
+        return weights if any(weights.values()) else dict.fromkeys(parts, 1.0)  # to drop all is no proposal
+
+    def _strategies(self, trial: Suggests) -> dict[str, StrategyNode]:
+        """A strategy for each vocabulary, by name."""
+        choices = list(self._nodes)
+        return {
+            one.name: self._nodes[
+                trial.suggest_categorical(f"strategy.{one.name}", choices) if len(choices) > 1 else choices[0]
+            ]
+            for one in self.vocabularies
+        }
 
     def _drop_until_feasible(self, chosen: dict[str, StrategyNode | None], room: int) -> None:
         """Drop the vocabularies whose strategy has the largest smallest size, until the smallest sizes fit."""
@@ -235,24 +252,24 @@ class Space:
     ) -> dict[str, StrategyNode]:
         patterns: dict[str, StrategyNode] = {}
         for one in self.vocabularies:
-            picked = self._picked(one, chosen[one.name], [places.get(part, 0) for part in one.parts])
+            picked = self._picked(one, chosen[one.name], places)
             patterns |= {glob.escape(feature.name): picked for feature in one.features}
         return patterns | ({"*": FullConfig()} if self.exact else {})
 
-    def _picked(self, one: _Vocabulary, node: StrategyNode | None, places: Sequence[int]) -> StrategyNode:
+    def _picked(self, one: _Vocabulary, node: StrategyNode | None, places: Mapping[str, int]) -> StrategyNode:
         """The strategy of a vocabulary, with its size: what has the same tables is equal."""
         if node is None:
             return MixedDimensionConfig(width=0)
         if _any_width(node):
-            known = self._widths[one.name, label(node)]
-            widths = [sizes[place][1] for sizes, place in zip(known, places, strict=True)]
+            known = zip(one.parts, self._widths[one.name, label(node)], strict=True)
+            widths = [sizes[places[part]][1] for part, sizes in known]
             if not any(widths):
                 return MixedDimensionConfig(width=0)
             width = widths[0] if len(set(widths)) == 1 else tuple(widths)
             return MixedDimensionConfig(width=width, storage=node.storage, scale=node.scale)
         if node.settled:
             return node
-        size = self._sizes[one.name, label(node)][places[0]]
+        size = self._sizes[one.name, label(node)][places[one.parts[0]]]
         return node.model_copy(update={"bytes": size_within(size, node, one.features, self._dim)})
 
     def _width_sizes(self, one: _Vocabulary, node: MixedDimensionConfig, block: int) -> list[tuple[int, int]]:
@@ -274,6 +291,20 @@ class Space:
         whole = full_bytes(one.features, self._dim)
         least, most = (min(size, whole) for size in size_range(node, one.features, self._dim))
         return sorted({round(least * (most / max(least, 1)) ** (place / _GRID)) for place in range(_GRID + 1)})
+
+    def _check_names(self, kept: Collection[str]) -> None:
+        """No two tables have one name, whatever is drawn."""
+        owners = {name: name for name in [*kept, *(one.name for one in self.vocabularies)]}
+        for one in self.vocabularies:
+            for node in self._nodes.values():
+                cut = node.model_copy(update={"width": (1,) * len(one.parts)}) if _any_width(node) else node
+                for table in smallest(cut, one.features, self._dim).tables():
+                    own = table.name.startswith(f"{one.name}.")
+                    if own and owners.setdefault(table.name, one.name) != one.name:
+                        raise ConfigError(
+                            f"{one.name!r} as {node.name} would have a table called {table.name!r}, as "
+                            f"{owners[table.name]!r} has: rename a feature, or leave the strategy out"
+                        )
 
     def _check_stages(self) -> None:
         """Whatever is drawn for the vocabularies trains in the same stages."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from recsys_embed.export import load
     from recsys_embed.features import Feature
     from recsys_embed.layer import EmbeddingLayer
+    from recsys_embed.search.space import suggest_layer
     from recsys_embed.swap import swap_embeddings
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _HOMES = {
     "load": "export",
     "planted": "data.planted",
     "prepare": "data.prepare",
+    "suggest_layer": "search.space",
     "swap_embeddings": "swap",
 }
 
@@ -47,6 +49,7 @@ __all__ = [
     "load",
     "planted",
     "prepare",
+    "suggest_layer",
     "swap_embeddings",
 ]
 

@@ -98,8 +98,8 @@ def size_in_bytes(value: int | str) -> int:
     Raises:
         ConfigError: it is no size, or a ratio.
     """
-    if value in (0, "0"):
-        return 0
+    if value in (0, "0", 1):
+        return int(value)
     size = ByteBudget.parse(value).bytes
     if size is None:
         raise ConfigError(f"a size is bytes or like '64MB', got {value!r}")
@@ -205,8 +205,26 @@ def full_bytes(features: Sequence[Feature], dim: int) -> int:
 
 def size_range(config: StrategyNode, features: Sequence[Feature], dim: int) -> tuple[int, int]:
     """Bytes of the smallest and the largest size of a strategy for these features, all of them compressed."""
-    group = _Group("*", config, tuple(features), dim, config.name, 0)
+    group = _alone(config, features, dim)
     return group.bytes(group.least()), group.bytes(group.most())
+
+
+def size_within(limit: int, config: StrategyNode, features: Sequence[Feature], dim: int) -> int:
+    """Bytes that :func:`plan` takes for features under a pattern with ``limit`` bytes of its own, none of them named
+    exact. At least those of the smallest size, or of full tables where it is above them."""
+    group = _alone(config, features, dim)
+    return min(group.bytes(group.rows_within(limit)), group.full_bytes())
+
+
+def smallest(config: StrategyNode, features: Sequence[Feature], dim: int) -> Strategy:
+    """A strategy at its smallest size, in which nothing is allocated: to ask what does not depend on the size."""
+    group = _alone(config, features, dim)
+    with torch.device("meta"):
+        return group.sized(group.least())[0]
+
+
+def _alone(config: StrategyNode, features: Sequence[Feature], dim: int) -> _Group:
+    return _Group("*", config, tuple(features), dim, config.name, 0)
 
 
 def assign(features: Sequence[Feature], strategy: Mapping[str, StrategyNode]) -> dict[str, list[Feature]]:

@@ -717,7 +717,7 @@ def _is_union_tag(part: Any, loc: tuple[Any, ...]) -> bool:
     return (
         text in _TAGS
         and bool(loc)
-        and loc[0] in {"model", "embedding", "study", "search", "strategy"}
+        and loc[0] in {"model", "embedding", "study", "search", "strategy", "strategies"}
         and part is not loc[-1]
     )
 

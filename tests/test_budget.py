@@ -1,12 +1,13 @@
 """Budgets: what the forms mean, and that every size is met, marked coarse, or refused with a size that works."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from recsys_embed import BudgetError, ByteBudget, ConfigError, EmbeddingLayer, Feature
-from recsys_embed.budget import EXACT_SHARE, Plan, plan
+from recsys_embed.budget import EXACT_SHARE, Plan, assign, plan, size_range, size_within
 from recsys_embed.config import (
+    CafeConfig,
     CompositionalConfig,
     FullConfig,
     HashConfig,
@@ -160,6 +161,48 @@ def test_sharers_of_a_vocabulary_are_counted_once():
     emb = EmbeddingLayer(features, 4, strategy="hash", budget=0.5, exact=())
     assert emb.plan.full_bytes == 16_000
     assert emb.ledger()[["feature", "table", "rows"]].values.tolist() == [["item+seen", "item", 500]]
+
+
+def test_sharers_of_a_vocabulary_may_be_under_patterns_with_equal_strategies():
+    """They go together, to the first pattern, with bytes of their own or not; the bytes are those of one pattern."""
+    features = [Feature("item", 900), Feature("user", 5000), Feature("seen", 900, vocabulary="item")]
+    for config in (HashConfig(bytes=3200), MixedDimensionConfig(width=2), HashConfig()):
+        patterns = {"seen": config, "item": config, "*": UnifiedConfig()}
+        assert {pattern: [f.name for f in members] for pattern, members in assign(features, patterns).items()} == {
+            "seen": [], "item": ["item", "seen"], "*": ["user"]
+        }  # fmt: skip
+        apart = plan(features, 8, patterns, 0.2, exact=())
+        together = plan(features, 8, {"[is]*": config, "*": UnifiedConfig()}, 0.2, exact=())
+        assert apart.settings == together.settings
+        assert apart.serve_bytes == together.serve_bytes
+    different = {"seen": HashConfig(bytes=3200), "item": HashConfig(bytes=3201), "*": UnifiedConfig()}
+    with pytest.raises(ConfigError, match="under patterns 'item' and 'seen': features that share rows") as caught:
+        plan(features, 8, different, 0.2)
+    assert caught.value.path == "embedding.strategy"
+
+
+@given(
+    st.integers(1, 3000),
+    st.sampled_from([1, 4, 30]),
+    st.integers(1, 400_000),
+    st.sampled_from([*CONFIGS, CafeConfig()]),
+)
+def test_the_size_within_bytes_is_what_a_pattern_with_them_takes(
+    ids: int, dim: int, limit: int, config: StrategyNode
+) -> None:
+    assume(dim > 1 or getattr(config, "chunks", 1) == 1)
+    assume(getattr(config, "operation", "") != "concat" or dim > 1)
+    features = [Feature("a", ids, vocabulary="a"), Feature("b", vocabulary="a", cardinality=ids)]
+    size, full = size_within(limit, config, features, dim), 4 * ids * dim
+    least, most = size_range(config, features, dim)
+    assert min(least, full) <= size <= min(max(limit, least), max(most, least), full)
+    assert size_within(size, config, features, dim) == size
+    made = plan(features, dim, {"*": config.model_copy(update={"bytes": size})}, max(size, 2), exact=())
+    assert made.serve_bytes == size
+
+
+def test_a_unified_table_for_fewer_ids_than_tables():
+    assert size_range(UnifiedConfig(chunks=1, tables=3), [Feature("a", 1, vocabulary="a")], 4) == (48, 48)
 
 
 def test_full_below_its_size_is_refused_with_its_size():

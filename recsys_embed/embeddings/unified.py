@@ -54,8 +54,8 @@ class Unified(Strategy):
 
     @staticmethod
     def most(config: UnifiedConfig, features: Sequence[Feature], dim: int) -> int:
-        """As many weights as the full tables."""
-        return config.chunks * sum(vocabularies(features).values())
+        """As many weights as the full tables, and a row per table."""
+        return max(config.tables, config.chunks * sum(vocabularies(features).values()))
 
     @classmethod
     def sized(

@@ -32,7 +32,7 @@ from recsys_embed.search.contenders import ONE_TRAINING, trained_once
 from recsys_embed.search.measures import measure_allocation
 from recsys_embed.search.samplers import open_study
 from recsys_embed.search.slots import is_over, standing
-from recsys_embed.search.space import Space
+from recsys_embed.search.space import Space, check_choices
 from recsys_embed.search.storage import optuna
 from recsys_embed.search.table import write_search
 from recsys_embed.search.trials import LEFT_OVER, ROW, RUN, SAME, Trials, curve, parameters, proposed
@@ -62,7 +62,8 @@ def check_search(config: Config) -> None:
     """Check what can be, before any data is read.
 
     Raises:
-        ConfigError: no budget, more workers on several ranks; see :func:`~recsys_embed.report.study.check_names`.
+        ConfigError: no budget, more workers on several ranks, or choices of strategies that are none; see
+            :func:`~recsys_embed.report.study.check_names`.
         StackError: Optuna is needed, and missing.
     """
     if config.embedding.budget is None:
@@ -71,6 +72,7 @@ def check_search(config: Config) -> None:
         raise ConfigError("search.workers is for one rank: several take part in every trial", path="search.workers")
     check_names(config, [{"*": node} for node in config.search.strategies])
     if any(method not in ONE_TRAINING for method in config.search.methods):
+        check_choices(config.search.strategies)
         optuna()
 
 

@@ -2,7 +2,8 @@
 
 A point of the space is a weight for every part of the embedding, and a strategy for every vocabulary. The weights
 divide the budget (:mod:`recsys_embed.search.division`), so nothing is ever proposed only to be refused, and no sampler
-has to learn where the budget ends. A part whose share does not pay for a single column is dropped.
+has to learn where the budget ends. A part with weight 0 is dropped, whatever is left over; and so is one whose share
+does not pay for a single column, unless what rounding left over does.
 """
 
 from __future__ import annotations
@@ -11,19 +12,38 @@ import contextlib
 import glob
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
-from recsys_embed.budget import ByteBudget, Plan, full_bytes, plan, size_range
-from recsys_embed.config import Config, EmbeddingConfig, FullConfig, HashConfig, MixedDimensionConfig, StrategyNode
+from pydantic import ValidationError
+
+from recsys_embed.budget import ByteBudget, Plan, full_bytes, plan, size_range, size_within, smallest
+from recsys_embed.config import (
+    Config,
+    EmbeddingConfig,
+    FullConfig,
+    HashConfig,
+    MixedDimensionConfig,
+    SearchConfig,
+    StrategyNode,
+    explain,
+)
 from recsys_embed.embeddings import Full
 from recsys_embed.errors import BudgetError, ConfigError
-from recsys_embed.features import Feature
+from recsys_embed.features import Feature, resolve
 from recsys_embed.search.division import divide
+from recsys_embed.stages import agreed
 
-_GRID = 48
-"""Sizes of a strategy between its smallest and its largest, each as much larger than the one before."""
+_GRID = 512
+"""Sizes of a strategy from its smallest to its largest, each as much larger than the one before: by 4 % at a billion
+times."""
+
+_DROPPED = 0.125
+"""The share of its range in which a weight is 0."""
+
+_LEAST = 2
+"""The smallest number of bytes that a budget can be."""
 
 
 class Suggests(Protocol):
@@ -47,10 +67,11 @@ class Proposal:
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """The features that share rows."""
+    """The features that share rows, and the parts that its ids are cut into."""
 
     name: str
     features: tuple[Feature, ...]
+    parts: tuple[str, ...]
 
 
 class Space:
@@ -61,12 +82,14 @@ class Space:
         dim: D.
         embedding: where ``budget``, ``exact`` and whatever else is the same for all come from. What it keeps exact is
             not searched.
-        strategies: what a vocabulary may be stored as. ``mixed_dimension`` without a width stands for all widths.
+        strategies: what a vocabulary may be stored as. ``mixed_dimension`` without a width stands for all widths: those
+            that are a power of two, or with ``power_of_two = false`` all.
         blocks: ids of a vocabulary are cut into this many blocks by frequency, each with a width of its own.
 
     Raises:
         BudgetError: what stays exact is over the budget already.
-        ConfigError: no budget, or none of the features is left to search.
+        ConfigError: no budget, none of the features is left to search, a strategy has options that the search finds
+            itself, or strategies of two vocabularies could not be trained together or would have a table of one name.
     """
 
     def __init__(
@@ -80,39 +103,37 @@ class Space:
     ) -> None:
         if embedding.budget is None:
             raise ConfigError("a search needs a budget: set embedding.budget", path="embedding.budget")
-        self._features, self._dim, self._embedding, self._blocks = tuple(features), dim, embedding, blocks
+        check_choices(strategies)
+        self._features, self._dim, self._embedding = resolve(features), dim, embedding
         self._nodes = {label(node): node for node in strategies}
-        self.budget_bytes = ByteBudget.parse(embedding.budget).resolve(full_bytes=full_bytes(features, dim))
+        whole = full_bytes(self._features, dim)
+        self.budget_bytes = ByteBudget.parse(embedding.budget).resolve(full_bytes=whole)
         self.exact = self._exact_features()
-        shared: dict[str, list[Feature]] = {}
-        for feature in features:
-            if feature.name not in self.exact:
-                shared.setdefault(feature.vocab, []).append(feature)
-        self.vocabularies = tuple(_Vocabulary(name, tuple(shared[name])) for name in sorted(shared))
+        kept = {feature.vocab for feature in self._features if feature.name in self.exact}
+        self._fixed_bytes = full_bytes([feature for feature in self._features if feature.vocab in kept], dim)
+        self._check(self.budget_bytes)
+        self.vocabularies = self._vocabularies(kept, blocks)
         if not self.vocabularies:
             raise ConfigError(
                 f"a budget of {self.budget_bytes} bytes keeps every feature exact: there is nothing to search",
                 path="embedding.budget",
             )
-        kept = [feature for feature in features if feature.name in self.exact]
-        self._fixed_bytes = full_bytes(kept, dim)
-        if self._fixed_bytes > self.budget_bytes:
-            raise BudgetError(
-                f"{', '.join(self.exact)} stay exact and need {self._fixed_bytes} bytes, the budget is "
-                f"{self.budget_bytes} bytes; nearest feasible budget: {self._fixed_bytes} bytes",
-                min_bytes=self._fixed_bytes,
-                max_bytes=full_bytes(features, dim),
-                nearest_bytes=self._fixed_bytes,
-            )
-        self._widths = {
-            one.name: [self._width_sizes(one, block) for block in range(blocks)] for one in self.vocabularies
-        }
-        self._sizes = {
-            (one.name, name): self._other_sizes(one, node)
-            for one in self.vocabularies
-            for name, node in self._nodes.items()
-            if not _any_width(node)
-        }
+        with _told_as_choices():
+            self._widths = {
+                (one.name, name): [self._width_sizes(one, node, block) for block in range(len(one.parts))]
+                for one in self.vocabularies
+                for name, node in self._nodes.items()
+                if _any_width(node)
+            }
+            self._sizes = {
+                (one.name, name): self._other_sizes(one, node)
+                for one in self.vocabularies
+                for name, node in self._nodes.items()
+                if not _any_width(node)
+            }
+            self._check_names(kept)
+            if len(self.vocabularies) > 1:
+                self._check_stages()
 
     @classmethod
     def of(cls, config: Config, features: Sequence[Feature]) -> Space:
@@ -127,49 +148,94 @@ class Space:
             BudgetError: ``budget_bytes`` are fewer than what stays exact takes.
         """
         budget = self.budget_bytes if budget_bytes is None else min(budget_bytes, self.budget_bytes)
+        self._check(budget)
         room = budget - self._fixed_bytes
-        chosen = {one.name: self._strategy_of(one, trial) for one in self.vocabularies}
+        named, drawn = self._strategies(trial), self._weights(trial)
+        chosen = {
+            one.name: named[one.name] if any(drawn[part] for part in one.parts) else None for one in self.vocabularies
+        }
         self._drop_until_feasible(chosen, room)
         weights: dict[str, float] = {}
         sizes: dict[str, list[int]] = {}
         for one in self.vocabularies:
             node = chosen[one.name]
-            # Weights drawn like this divide the budget uniformly among all its divisions.
-            for block in range(self._blocks):
-                part = one.name if self._blocks == 1 else f"{one.name}.{block + 1}"
-                share = -math.log1p(-trial.suggest_float(f"share.{part}", 0.0, 1.0 - 2.0**-20))
-                if node is None or _any_width(node):
-                    weights[part] = share
-                    sizes[part] = [0] if node is None else [size for size, _ in self._widths[one.name][block]]
-                elif block == 0:
-                    weights[part] = share
-                    sizes[part] = self._sizes[one.name, label(node)]
+            if node is not None and _any_width(node):
+                for part, known in zip(one.parts, self._widths[one.name, label(node)], strict=True):
+                    weights[part] = drawn[part]
+                    sizes[part] = [size for size, _ in known] if drawn[part] else [0]
+            elif node is not None:
+                weights[one.parts[0]] = sum(drawn[part] for part in one.parts)
+                sizes[one.parts[0]] = self._sizes[one.name, label(node)]
         division = divide(room, weights, sizes)
         patterns = self._patterns(chosen, division.chosen)
         embedding = self._embedding.model_copy(update={"strategy": patterns, "exact": self.exact})
         made = sized_plan(embedding, self._features, self._dim)
         if budget_bytes is not None:  # by what it takes: budgets that lead to the same sizes are one proposal
-            embedding = embedding.model_copy(update={"budget": made.serve_bytes})
+            embedding = embedding.model_copy(update={"budget": max(made.serve_bytes, _LEAST)})
         return Proposal(embedding, made.serve_bytes, budget - made.serve_bytes)
 
     @property
     def least_bytes(self) -> int:
         """The smallest budget that :meth:`suggest` takes."""
-        return max(1, self._fixed_bytes)
+        return max(_LEAST, self._fixed_bytes)
 
     def _exact_features(self) -> tuple[str, ...]:
         """What the layer keeps exact at this budget: by the rule for strategies whose size follows from a budget."""
         if self._embedding.exact is not None:
+            names = [feature.name for feature in self._features]
+            for name in self._embedding.exact:
+                if name not in names:
+                    raise ConfigError(f"exact names {name!r}, which is no feature", path="embedding.exact")
             return self._embedding.exact
         with contextlib.suppress(BudgetError):
-            made = plan(self._features, self._dim, {"*": HashConfig()}, self.budget_bytes)
+            made = plan(self._features, self._dim, {"*": HashConfig()}, self._embedding.budget)
             return tuple(f.name for one in made.strategies if isinstance(one, Full) for f in one.features)
         return ()
 
-    def _strategy_of(self, one: _Vocabulary, trial: Suggests) -> StrategyNode | None:
-        if len(self._nodes) == 1:
-            return next(iter(self._nodes.values()))
-        return self._nodes[trial.suggest_categorical(f"strategy.{one.name}", list(self._nodes))]
+    def _check(self, budget_bytes: int) -> None:
+        """What stays exact is within a budget."""
+        if self._fixed_bytes > budget_bytes:
+            raise BudgetError(
+                f"{', '.join(self.exact)} stay exact and need {self._fixed_bytes} bytes, the budget is "
+                f"{budget_bytes} bytes; nearest feasible budget: {self._fixed_bytes} bytes",
+                min_bytes=self._fixed_bytes,
+                max_bytes=full_bytes(self._features, self._dim),
+                nearest_bytes=self._fixed_bytes,
+            )
+
+    def _vocabularies(self, kept: Collection[str], blocks: int) -> tuple[_Vocabulary, ...]:
+        """Those that are searched, by name. One with fewer ids than blocks has a block for each id."""
+        shared: dict[str, list[Feature]] = {}
+        for feature in self._features:
+            if feature.vocab not in kept:
+                shared.setdefault(feature.vocab, []).append(feature)
+        return tuple(
+            _Vocabulary(
+                name,
+                tuple(members),
+                (name,)
+                if blocks == 1
+                else tuple(f"{name}.{block + 1}" for block in range(min(blocks, members[0].size))),
+            )
+            for name, members in sorted(shared.items())
+        )
+
+    def _weights(self, trial: Suggests) -> dict[str, float]:
+        """A weight for each part. Those that are not 0 divide a budget uniformly among all its divisions."""
+        parts = [part for one in self.vocabularies for part in one.parts]
+        drawn = {part: trial.suggest_float(f"share.{part}", 0.0, 1.0 - 2.0**-20) for part in parts}
+        weights = {part: -math.log1p(-max(0.0, one - _DROPPED) / (1 - _DROPPED)) for part, one in drawn.items()}
+        return weights if any(weights.values()) else dict.fromkeys(parts, 1.0)  # to drop all is no proposal
+
+    def _strategies(self, trial: Suggests) -> dict[str, StrategyNode]:
+        """A strategy for each vocabulary, by name."""
+        choices = list(self._nodes)
+        return {
+            one.name: self._nodes[
+                trial.suggest_categorical(f"strategy.{one.name}", choices) if len(choices) > 1 else choices[0]
+            ]
+            for one in self.vocabularies
+        }
 
     def _drop_until_feasible(self, chosen: dict[str, StrategyNode | None], room: int) -> None:
         """Drop the vocabularies whose strategy has the largest smallest size, until the smallest sizes fit."""
@@ -186,30 +252,33 @@ class Space:
     ) -> dict[str, StrategyNode]:
         patterns: dict[str, StrategyNode] = {}
         for one in self.vocabularies:
-            node = chosen[one.name]
-            if node is None or _any_width(node):
-                widths = [
-                    0 if node is None else self._width_at(one.name, block, places) for block in range(self._blocks)
-                ]
-                width = widths[0] if len(set(widths)) == 1 else tuple(widths)
-                picked: StrategyNode = (node or MixedDimensionConfig()).model_copy(update={"width": width})
-            else:
-                part = one.name if self._blocks == 1 else f"{one.name}.1"
-                picked = node.model_copy(update={"bytes": self._sizes[one.name, label(node)][places[part]]})
+            picked = self._picked(one, chosen[one.name], places)
             patterns |= {glob.escape(feature.name): picked for feature in one.features}
         return patterns | ({"*": FullConfig()} if self.exact else {})
 
-    def _width_at(self, name: str, block: int, places: Mapping[str, int]) -> int:
-        part = name if self._blocks == 1 else f"{name}.{block + 1}"
-        return self._widths[name][block][places[part]][1]
+    def _picked(self, one: _Vocabulary, node: StrategyNode | None, places: Mapping[str, int]) -> StrategyNode:
+        """The strategy of a vocabulary, with its size: what has the same tables is equal."""
+        if node is None:
+            return MixedDimensionConfig(width=0)
+        if _any_width(node):
+            known = zip(one.parts, self._widths[one.name, label(node)], strict=True)
+            widths = [sizes[places[part]][1] for part, sizes in known]
+            if not any(widths):
+                return MixedDimensionConfig(width=0)
+            width = widths[0] if len(set(widths)) == 1 else tuple(widths)
+            return MixedDimensionConfig(width=width, storage=node.storage, scale=node.scale)
+        if node.settled:
+            return node
+        size = self._sizes[one.name, label(node)][places[one.parts[0]]]
+        return node.model_copy(update={"bytes": size_within(size, node, one.features, self._dim)})
 
-    def _width_sizes(self, one: _Vocabulary, block: int) -> list[tuple[int, int]]:
+    def _width_sizes(self, one: _Vocabulary, node: MixedDimensionConfig, block: int) -> list[tuple[int, int]]:
         """Bytes and width of all widths of a block that are of use: no wider one is as cheap."""
-        node = next((node for node in self._nodes.values() if _any_width(node)), MixedDimensionConfig())
+        below = [width for width in range(1, self._dim) if not node.power_of_two or width & (width - 1) == 0]
         candidates = []
-        for width in (0, *(2**power for power in range(self._dim.bit_length()) if 2**power < self._dim), self._dim):
-            widths = tuple(width if place == block else 0 for place in range(self._blocks))
-            given = node.model_copy(update={"width": widths if self._blocks > 1 else width})
+        for width in (0, *below, self._dim):
+            widths = tuple(width if place == block else 0 for place in range(len(one.parts)))
+            given = node.model_copy(update={"width": widths})
             candidates.append((size_range(given, one.features, self._dim)[0], width))
         return [
             (size, width)
@@ -218,11 +287,29 @@ class Space:
         ]
 
     def _other_sizes(self, one: _Vocabulary, node: StrategyNode) -> list[int]:
-        least, most = size_range(node, one.features, self._dim)
-        if least >= most:
-            return [least]
-        steps = [round(least * (most / least) ** (place / _GRID)) for place in range(_GRID + 1)]
-        return sorted({*steps, least, most})
+        """Bytes from the smallest size to the largest, none above that of full tables."""
+        whole = full_bytes(one.features, self._dim)
+        least, most = (min(size, whole) for size in size_range(node, one.features, self._dim))
+        return sorted({round(least * (most / max(least, 1)) ** (place / _GRID)) for place in range(_GRID + 1)})
+
+    def _check_names(self, kept: Collection[str]) -> None:
+        """No two tables have one name, whatever is drawn."""
+        owners = {name: name for name in [*kept, *(one.name for one in self.vocabularies)]}
+        for one in self.vocabularies:
+            for node in self._nodes.values():
+                cut = node.model_copy(update={"width": (1,) * len(one.parts)}) if _any_width(node) else node
+                for table in smallest(cut, one.features, self._dim).tables():
+                    own = table.name.startswith(f"{one.name}.")
+                    if own and owners.setdefault(table.name, one.name) != one.name:
+                        raise ConfigError(
+                            f"{one.name!r} as {node.name} would have a table called {table.name!r}, as "
+                            f"{owners[table.name]!r} has: rename a feature, or leave the strategy out"
+                        )
+
+    def _check_stages(self) -> None:
+        """Whatever is drawn for the vocabularies trains in the same stages."""
+        features = self.vocabularies[0].features
+        agreed({name: smallest(node, features, self._dim).stages() for name, node in self._nodes.items()})
 
 
 class Recorder:
@@ -248,8 +335,34 @@ def label(node: StrategyNode) -> str:
     return f"{node.name} {json.dumps(options)}" if options else node.name
 
 
-def _any_width(node: StrategyNode) -> bool:
+def _any_width(node: StrategyNode) -> TypeGuard[MixedDimensionConfig]:
     return isinstance(node, MixedDimensionConfig) and node.width is None
+
+
+def check_choices(strategies: Sequence[StrategyNode]) -> None:
+    """There are some, and none has options whose values the search finds.
+
+    Raises:
+        ConfigError: they are not so.
+    """
+    if not strategies:
+        raise ConfigError("a search needs strategies to choose from", path="search.strategies")
+    for node in strategies:
+        found = "bytes" if node.bytes is not None else "alpha" if getattr(node, "alpha", None) is not None else None
+        if found:
+            raise ConfigError(
+                f"search.strategies: {label(node)}: sizes are what a search finds, leave out {found!r}",
+                path="search.strategies",
+            )
+
+
+@contextlib.contextmanager
+def _told_as_choices() -> Iterator[None]:
+    """Errors of strategies name where a search has them from."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"search.strategies: {error}", path="search.strategies") from error
 
 
 def sized_plan(embedding: EmbeddingConfig, features: Sequence[Feature], dim: int) -> Plan:
@@ -265,21 +378,28 @@ def suggest_layer(
     dim: int,
     budget: int | float | str,
     *,
-    strategies: Sequence[StrategyNode] = (MixedDimensionConfig(),),
+    strategies: Sequence[str | Mapping[str, Any] | StrategyNode] = ("mixed_dimension",),
     blocks: int = 1,
     exact: Sequence[str] | None = None,
 ) -> EmbeddingConfig:
     """Options of an :class:`~recsys_embed.EmbeddingLayer` within a byte budget, drawn by an Optuna trial.
 
-    For an objective of your own, ``EmbeddingLayer(features, dim, **suggest_layer(trial, features, dim, "64MB"))``.
+    For an objective of your own: ``EmbeddingLayer(features, dim, **dict(suggest_layer(trial, features, dim, "64MB")))``
 
     Args:
         trial: an Optuna trial, or anything with ``suggest_float`` and ``suggest_categorical``.
         features, dim, budget, exact: as for the layer.
-        strategies, blocks: as for :class:`Space`.
+        strategies: what a vocabulary may be stored as: names, or tables as in a config.
+        blocks: as for :class:`Space`.
 
     Raises:
-        BudgetError, ConfigError: as :class:`Space`.
+        BudgetError, ConfigError: as :class:`Space`; or an unknown strategy or option.
     """
-    embedding = EmbeddingConfig(budget=budget, exact=None if exact is None else tuple(exact))
-    return Space(features, dim, embedding, strategies, blocks=blocks).suggest(trial).embedding
+    try:
+        embedding = EmbeddingConfig(
+            budget=budget, exact=None if exact is None else tuple(exact), on_unknown="error"
+        )  # what the layer does with an unknown id where nothing else is said
+        search = SearchConfig.model_validate({"strategies": list(strategies), "blocks": blocks})
+    except ValidationError as error:
+        raise explain(error, "suggest_layer", SearchConfig) from None
+    return Space(features, dim, embedding, search.strategies, blocks=search.blocks).suggest(trial).embedding

@@ -43,8 +43,8 @@ COLUMNS: dict[str, str] = {
 }
 """Every column with its kind. ``trial`` counts from 1 within a method; ``same_as`` is the earlier trial that rounded to
 the same configuration and was trained instead; ``left_over`` are bytes of the budget that rounding left; ``latency`` is
-in microseconds a row; ``allocation`` has for every part of the embedding its strategy, rows, width and serving bytes;
-``history`` the validation AUC after each epoch."""
+in microseconds a row; ``allocation`` has for every vocabulary its strategy, its ids and the weights that an id of each
+block has, by frequency; ``history`` the validation AUC after each epoch."""
 
 
 def write_search(folder: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from recsys_embed.config import StrategyNode
-from recsys_embed.embeddings.base import Strategy
+from recsys_embed.embeddings.base import Strategy, vocabularies
+from recsys_embed.embeddings.blocks import bounds_of
 from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.features import Feature, Ids, resolve
 from recsys_embed.layer import EmbeddingLayer
@@ -191,6 +193,20 @@ class StrategyContract:
                 places = [f for f, one in enumerate(layer.features) if one in strategy.features]
                 vectors = layer(ids)[:, places].detach()
                 torch.testing.assert_close(shipped(ids.select(places)), vectors, rtol=0, atol=1e-6)
+
+    def test_weights_per_id_are_those_of_the_tables(self) -> None:
+        """Times the ids of each block they are all weights, however many blocks are asked for; until any is pruned."""
+        for blocks in (1, 7, 500):
+            for strategy in self.layer().strategies:
+                assert isinstance(strategy, Strategy)
+                found, sizes = strategy.weights_per_id(blocks), vocabularies(strategy.features)
+                assert found.keys() == sizes.keys()
+                total = 0.0
+                for name, means in found.items():
+                    bounds = bounds_of(min(blocks, sizes[name]), sizes[name])
+                    counts = [end - begin for begin, end in pairwise(bounds)]
+                    total += sum(mean * ids for mean, ids in zip(means, counts, strict=True))
+                np.testing.assert_allclose(total, sum(table.rows * table.width for table in strategy.tables()))
 
     def test_a_loop_of_ones_own_is_told_of_stages(self) -> None:
         """A layer that trains in stages refuses a forward pass for training until one has begun."""

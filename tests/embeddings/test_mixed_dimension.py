@@ -14,9 +14,10 @@ from recsys_embed import BudgetError, ConfigError, EmbeddingLayer, Feature
 from recsys_embed.budget import plan
 from recsys_embed.collisions import collisions
 from recsys_embed.config import MixedDimensionConfig, StrategyNode
+from recsys_embed.embeddings import Full
 from recsys_embed.embeddings.blocks import block_of, bounds_of
 from recsys_embed.embeddings.mixed_dimension import MixedDimension, closed_form
-from recsys_embed.features import Ids
+from recsys_embed.features import Ids, resolve
 from recsys_embed.testing import BAGS, FEATURES, StrategyContract, draw_ids
 
 
@@ -188,6 +189,25 @@ def test_full_width_has_no_projection() -> None:
 
 
 # --- widths that are given -----------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    st.lists(st.integers(0, 8), min_size=1, max_size=5),
+    st.integers(1, 9),
+)
+def test_weights_per_id_by_brute_force(sizes: list[int], widths: list[int], blocks: int) -> None:
+    """The mean over a block of what its ids have, where the blocks of widths and those asked for lie anyhow."""
+    features = [Feature(f"f{place}", size) for place, size in enumerate(sizes)]
+    made = plan(resolve(features), 8, {"*": MixedDimensionConfig(width=tuple(widths))}, None)
+    found = {name: means for one in made.strategies for name, means in one.weights_per_id(blocks).items()}
+    for place, size in enumerate(sizes):
+        # A width of full rows that are cheaper is that of all: the strategy is another one.
+        kept = Full in {type(one) for one in made.strategies if features[place].name in one.weights_per_id(1)}
+        own = [8 if kept else widths[id_ * len(widths) // size] for id_ in range(size)]
+        count = min(blocks, size)
+        members = [[own[id_] for id_ in range(size) if id_ * count // size == block] for block in range(count)]
+        assert found[f"f{place}"] == pytest.approx([sum(one) / len(one) for one in members])
 
 
 def test_given_widths_are_taken_at_their_word() -> None:

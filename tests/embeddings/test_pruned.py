@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.config import DnisConfig, MagnitudeConfig, PepConfig, StrategyNode
 from recsys_embed.training.trainer import train
 from tests.embeddings import ranked
@@ -55,6 +56,26 @@ def test_it_finds_planted_ranks_whatever_features_are_called(name: str) -> None:
 def test_shuffled_labels_show_no_preference(name: str) -> None:
     """About 5 of 16 dimensions for each feature, up to the noise of what is learned by a block and dimension."""
     assert all(3 < width < 7 for width in widths(CONFIGS[name], shuffled=True))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_weights_per_id_are_those_that_stay(config: StrategyNode) -> None:
+    """All while nothing is pruned; then K in all, by a count of what the vectors of each block have left."""
+    features = (Feature("a", 50), Feature("b", 7), Feature("c", 50, vocabulary="a"))
+    emb = EmbeddingLayer(features, 5, strategy=config, budget=0.4, exact=())
+    strategy = ranked.strategy_of(emb)
+    assert strategy.weights_per_id(4) == {"a": [5.0] * 4, "b": [5.0] * 4}
+    for stage in strategy.stages():
+        emb.begin_stage(stage.name)
+        emb.end_stage()
+    found = strategy.weights_per_id(4)
+    for name, size in (("a", 50), ("b", 7)):
+        left = (emb.vectors(name, torch.arange(size)) != 0).sum(1).tolist()
+        members = [[left[id_] for id_ in range(size) if id_ * 4 // size == block] for block in range(4)]
+        assert found[name] == pytest.approx([sum(one) / len(one) for one in members])
+    total = {name: means[0] for name, means in strategy.weights_per_id(1).items()}
+    assert 50 * total["a"] + 7 * total["b"] == pytest.approx(strategy.kept)
+    assert 0 < strategy.kept < 57 * 5
 
 
 @pytest.mark.parametrize("tables", ["adagrad", "adam"])

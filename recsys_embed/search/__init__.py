@@ -1,0 +1,1 @@
+"""Search for widths and strategies within a byte budget."""

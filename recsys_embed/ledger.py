@@ -43,7 +43,7 @@ def ledger(plan: Plan, rule: UpdateRule | None, padded_width: Callable[[int], in
             lines.append(
                 {
                     "part": part,
-                    "feature": "+".join(readers[spec.name]),
+                    "feature": "+".join(readers.get(spec.name, [])) or every,
                     "table": spec.name,
                     "rows": spec.rows,
                     "width": spec.width,

@@ -15,3 +15,13 @@ def test_a_vocabulary_is_listed_once_with_all_its_readers() -> None:
     ]
     assert ledger["serve_bytes"].sum() == layer.plan.serve_bytes
     assert ledger["host_bytes"].sum() == 790
+
+
+def test_a_table_that_no_feature_reads_is_listed_with_all() -> None:
+    """One feature of one chunk reads one of three shared tables; the others are shipped too."""
+    emb = EmbeddingLayer(
+        [Feature("a", 90)], 4, strategy={"name": "unified", "chunks": 1, "tables": 3}, budget=160, exact=()
+    )
+    ledger = emb.ledger()
+    assert list(ledger["feature"]) == ["a"] * 3
+    assert ledger["serve_bytes"].sum() == emb.plan.serve_bytes == 160

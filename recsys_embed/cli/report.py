@@ -107,6 +107,7 @@ def _page_again(results: Path, out: Path | None, budget: str | None) -> Path:
     from recsys_embed.report.page import write_page
     from recsys_embed.report.results import PREDICTIONS, RESULTS
     from recsys_embed.report.trials import TRIALS
+    from recsys_embed.search.table import SEARCH
 
     source = results if results.is_dir() else results.parent
     if results.is_file() and results.name != RESULTS:
@@ -115,7 +116,7 @@ def _page_again(results: Path, out: Path | None, budget: str | None) -> Path:
         if not (source / RESULTS).is_file():
             raise DataError("there is no such file", file=str(source / RESULTS))
         out.mkdir(parents=True, exist_ok=True)
-        for name in (RESULTS, TRIALS, "config.toml"):
+        for name in (RESULTS, TRIALS, SEARCH, "config.toml"):
             if (source / name).exists():
                 shutil.copyfile(source / name, out / name)
         if (source / PREDICTIONS).is_dir():

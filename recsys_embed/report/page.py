@@ -1,4 +1,5 @@
-"""The report's page, from ``results.csv``, ``trials.csv`` and ``predictions/`` alone: the same files, the same bytes.
+"""The report's page, from ``results.csv``, ``trials.csv``, ``search.csv`` and ``predictions/`` alone: the same files,
+the same bytes.
 
 Names of features and messages of errors come from outside: the templates escape all text, and only our own figures are
 markup. The page needs no script and loads nothing.
@@ -13,7 +14,8 @@ from typing import Any
 from recsys_embed.errors import ConfigError
 from recsys_embed.files import atomic_write
 from recsys_embed.report import tables
-from recsys_embed.report.figures import buckets, pareto, parts, speed, tuning
+from recsys_embed.report.figures import allocation, buckets, front, history, importance, pareto, parts, speed, tuning
+from recsys_embed.report.importance import importances
 from recsys_embed.report.sizes import budget_name
 from recsys_embed.report.summary import Budget, Section, summarise
 
@@ -24,7 +26,8 @@ def write_page(folder: str | Path, *, budget: str | None = None) -> Path:
     """Write ``report.html`` and ``report.md`` into a report's folder; return the path of the first.
 
     Args:
-        folder: holds ``results.csv``, for intervals ``predictions/``, and where settings were tuned ``trials.csv``.
+        folder: holds ``results.csv``, for intervals ``predictions/``, where settings were tuned ``trials.csv``, and
+            after a search ``search.csv``.
         budget: the one that the recommendation is for, as it was typed or the same size; by default the smallest at
             which a strategy is within statistical reach of full, else the middle one.
 
@@ -83,10 +86,11 @@ def _view(section: Section, budget: Budget | None, key: str) -> dict[str, Any]:
     from markupsafe import Markup
 
     cells = tables.part_cells(section, budget)
+    finds = tables.finds_of(section)
     shown = [f"at budget {budget_name(budget)}"] if budget else []
     shown += ["of full"] if section.full else []
     return {
-        "title": f"Embedding compression: {section.dataset} with {section.model}",
+        "title": f"{_what(section)}: {section.dataset} with {section.model}",
         "about": _about(section),
         "advice": tables.advise(section, budget),
         "notices": tables.notices(section),
@@ -95,6 +99,17 @@ def _view(section: Section, budget: Budget | None, key: str) -> dict[str, Any]:
         "pareto_caption": _PARETO + tables.absent_note(section),
         "budgets": [(budget_name(one), tables.budget_table(section, one)) for one in section.budgets],
         "budget_note": _budget_note(section),
+        "search_facts": tables.search_facts(section),
+        "search_table": tables.search_table(section),
+        "history": Markup(history.draw(section.search, f"{key}-history")),
+        "front": Markup(front.draw(section.search, f"{key}-front")),
+        "importance": Markup(
+            importance.draw(importances(section.search)[0], allocation.panels(finds)[1], f"{key}-importance")
+        ),
+        "importance_table": tables.importance_table(section),
+        "importance_note": tables.importance_note(section),
+        "allocation_table": tables.allocation_table(section),
+        "allocation": Markup(allocation.draw(finds, f"{key}-allocation")),
         "tuning_facts": tables.tuning_facts(section),
         "tuning_table": tables.tuning_table(section),
         "tuning": Markup(tuning.draw(section, budget, f"{key}-tuning")),
@@ -122,15 +137,19 @@ _PARETO = (
 )
 
 
+def _what(section: Section) -> str:
+    return "Dimension search" if section.searched else "Embedding compression"
+
+
 def _about(section: Section) -> str:
     parts = [f"vectors of width {section.dim}"] if section.dim.isdigit() else []
     names = {cell.name for cell in section.cells}
-    parts.append(tables.plural(len(names), "strategy").replace("strategys", "strategies"))
+    parts.append(tables.plural(len(names), section.noun).replace("strategys", "strategies"))
     parts.append(tables.plural(len(section.budgets), "budget"))
     parts.append(tables.plural(section.seeds, "seed"))
     parts.append(tables.plural(len(section.all_runs), "run"))
-    if len(section.trials):
-        parts.append(tables.plural(len(section.trials), "trial"))
+    if tried := len(section.trials) + len(section.search):
+        parts.append(tables.plural(tried, "trial"))
     if section.rows:
         parts.append(tables.plural(section.rows["test"], "test row"))
     return f"{', '.join(parts)}. Data fingerprint {section.fingerprint}."
@@ -144,6 +163,8 @@ def _budget_note(section: Section) -> str:
         if section.draws
         else ""
     )
+    if section.searched:
+        marks += "Chosen: by validation; best: the highest test AUC. "
     marks += "Rank: all that the intervals leave open. " if section.draws and section.seeds > 1 else ""
     if section.tuned and section.full is not None:
         marks += f"Difference to full: to {section.full.method}, which validation prefers. "

@@ -31,6 +31,8 @@ from recsys_embed.report.results import (
 )
 from recsys_embed.report.statistics import Draws, Interval, bootstrap_rows, draw_cells, resamples_for
 from recsys_embed.report.trials import read_trials
+from recsys_embed.search.choice import method_of, place_of, winner
+from recsys_embed.search.table import read_search
 
 FULL = "full"
 _AUC_TOLERANCE = 5e-4
@@ -65,6 +67,16 @@ class Cell:
     def ok(self) -> pd.DataFrame:
         """The runs that ended well."""
         return self.runs[self.runs["status"] == "ok"]
+
+    @property
+    def found_by(self) -> str:
+        """The find of a search that it is; empty where it is none."""
+        return str(self.runs["found_by"].iloc[0])
+
+    @property
+    def family(self) -> str:
+        """What figures give a colour to: the strategy, or of a find the method of the search."""
+        return method_of(self.found_by) if self.found_by else self.strategy
 
     @cached_property
     def tuning(self) -> dict[str, Any]:
@@ -136,7 +148,7 @@ class Section:
     """One data set under one model. ``draws`` are the bootstrap's, of all test rows and of each bucket.
 
     Where settings were tuned, ``cells`` are the tuned ones and ``untuned`` those with the user's own settings, which
-    are shown beside them and compared with nothing; ``trials`` is what tuning tried.
+    are shown beside them and compared with nothing; ``trials`` is what tuning tried, ``search`` what a search did.
     """
 
     dataset: str
@@ -151,6 +163,7 @@ class Section:
     missing: tuple[str, ...] = ()
     untuned: tuple[Cell, ...] = ()
     trials: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    search: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -166,6 +179,16 @@ class Section:
     def tuned(self) -> bool:
         """Whether it is tuned runs that are compared."""
         return any(cell.tuning for cell in self.cells)
+
+    @property
+    def searched(self) -> bool:
+        """Whether these are finds of a search."""
+        return any(cell.found_by for cell in self.cells)
+
+    @property
+    def noun(self) -> str:
+        """What is compared."""
+        return "method" if self.searched else "strategy"
 
     @cached_property
     def full(self) -> Cell | None:
@@ -211,6 +234,21 @@ class Section:
     def at(self, budget: Budget) -> list[Cell]:
         """The cells asked for at a budget."""
         return [cell for cell in self.cells if cell.budget == budget.text and not cell.uncompressed]
+
+    def chosen(self, budget: Budget, among: Sequence[Cell] | None = None) -> Cell | None:
+        """The find that a search prefers at a budget, by validation alone; None of a study.
+
+        ``among``: some of the cells; by default all that the budget could hold.
+        """
+        if among is None:
+            among = [cell for cell in self.cells if cell.uncompressed or cell.budget == budget.text]
+        found = {cell.found_by: cell for cell in among if cell.found_by}
+        if not found or budget.bytes is None:
+            return None
+        runs = pd.concat([cell.runs for cell in found.values()])
+        wanted = ("found_by", "status", "val_auc", "serve_bytes")
+        name = winner([{key: row[key] for key in wanted} for row in runs.to_dict("records")], budget.bytes)
+        return None if name is None else found[name]
 
     def untuned_like(self, cell: Cell) -> Cell | None:
         """The same strategy and budget with the user's own settings."""
@@ -317,8 +355,8 @@ def summarise(folder: str | Path, *, seed: int = 0) -> list[Section]:
         DataError: ``results.csv`` or predictions are not what a study writes, or do not belong together.
     """
     folder = Path(folder)
-    frame, trials = read_results(folder / RESULTS), read_trials(folder)
-    trials = trials.assign(dim=trials["dim"].astype("str"))
+    frame = read_results(folder / RESULTS)
+    trials, search = (one.assign(dim=one["dim"].astype("str")) for one in (read_trials(folder), read_search(folder)))
     sections = []
     keys = ["dataset", "fingerprint", "model", "dim"]
     for key, runs in frame.assign(dim=frame["dim"].astype("str")).groupby(keys, sort=True, dropna=False):
@@ -335,9 +373,16 @@ def summarise(folder: str | Path, *, seed: int = 0) -> list[Section]:
             draws={},
             untuned=tuple(cell for cell in cells if tuned and not cell.tuning),
             trials=trials[(trials[keys] == [dataset, fingerprint, model, dim]).all(axis=1)],
+            search=_in_order(search[(search[keys] == [dataset, fingerprint, model, dim]).all(axis=1)]),
         )
         sections.append(_with_draws(folder, section, seed))
     return sections
+
+
+def _in_order(search: pd.DataFrame) -> pd.DataFrame:
+    """The trials by method, the simpler ones first, then in the order of their numbers."""
+    places = [(place_of(method), trial) for method, trial in zip(search["method"], search["trial"], strict=True)]
+    return search.iloc[sorted(range(len(search)), key=places.__getitem__)].reset_index(drop=True)
 
 
 def _cells(folder: Path, runs: pd.DataFrame) -> tuple[list[Cell], tuple[Budget, ...]]:
@@ -357,8 +402,11 @@ def _cells(folder: Path, runs: pd.DataFrame) -> tuple[list[Cell], tuple[Budget, 
                 column="seed",
                 value=int(twice.iloc[0]),
             )
-        cells.append(Cell(method, name, strategy, options_of(strategy, mine["settings"].iloc[0]), budget, mine))
-    cells.sort(key=lambda cell: (_catalogue(cell.strategy), cell.method, order.get(cell.budget, -1)))
+        # What tells finds apart is drawn: a strategy for each feature is no name.
+        found = bool(mine["found_by"].iloc[0])
+        options = "" if found else options_of(strategy, mine["settings"].iloc[0])
+        cells.append(Cell(method, name, strategy, options, budget, mine))
+    cells.sort(key=lambda cell: (_place(cell), order.get(cell.budget, -1)))
     return cells, budgets
 
 
@@ -437,6 +485,9 @@ def _budgets(runs: pd.DataFrame) -> tuple[Budget, ...]:
     return tuple(sorted(out, key=lambda budget: (-(budget.bytes or 0), -(budget.kept or 0.0), budget.text)))
 
 
-def _catalogue(strategy: Any) -> tuple[int, str]:
+def _place(cell: Cell) -> tuple[int, int, str, str]:
+    """In the order of the catalogue, finds in that of the methods."""
+    if cell.found_by:
+        return (*place_of(cell.found_by), "")
     names = list(STRATEGIES)
-    return (names.index(strategy) if strategy in names else len(names), str(strategy))
+    return (names.index(cell.strategy) if cell.strategy in names else len(names), 0, cell.strategy, cell.method)

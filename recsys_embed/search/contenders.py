@@ -25,6 +25,11 @@ ONE_TRAINING: Mapping[str, StrategyNode] = {
 """Full tables, to compare with; one width for all; widths by cardinality, in closed form; and three that learn which
 weights to keep."""
 
+SAMPLED = ("random", "optuna", "pareto")
+"""Methods that draw trials from a space."""
+METHODS = (*ONE_TRAINING, *SAMPLED)
+"""All methods, the simpler ones first."""
+
 
 def trained_once(config: Config, method: str) -> Config:
     """The config that a method of one training stands for; full tables have no budget."""

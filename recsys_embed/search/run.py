@@ -28,6 +28,7 @@ from recsys_embed.report.results import RESULTS, write_results
 from recsys_embed.report.run import Cell, describe, saved_document
 from recsys_embed.report.study import Runs, check_names, sized
 from recsys_embed.report.tuning import seeded
+from recsys_embed.search.choice import find_name, front, winner
 from recsys_embed.search.contenders import ONE_TRAINING, trained_once
 from recsys_embed.search.measures import measure_allocation
 from recsys_embed.search.samplers import open_study
@@ -283,7 +284,7 @@ class _Search:
             return Found(nothing, nothing, self._told(None))
         rows = runs.rows()
         write_results(self._out / RESULTS, rows)
-        best = _winner(rows, self._budget_bytes)
+        best = winner(rows, self._budget_bytes)
         trials = pd.DataFrame([row for one in self._rows.values() for row in one])
         return Found(pd.DataFrame(rows), trials, self._told(None if best is None else chosen[best]))
 
@@ -294,7 +295,7 @@ class _Search:
             for one in _finalists(method, candidates, self._config.search):
                 one.row["finalist"] = True
                 several = self._config.search.finalists > 1 and method not in ONE_TRAINING
-                named[f"{method}, trial {one.row['trial']}" if several else method] = one.config
+                named[find_name(method, one.row["trial"], several=several)] = one.config
         if self._first:
             self._write()
         told = ranks.told(json.dumps({name: config.model_dump(mode="json") for name, config in named.items()}))
@@ -338,32 +339,10 @@ def _finalists(method: str, candidates: Sequence[_Candidate], search: SearchConf
     once = {one.row["run"]: one for one in reversed(candidates)}.values()
     best = sorted(once, key=lambda one: (-one.row["val_auc"], one.row["serve_bytes"], one.row["trial"]))
     if method == "pareto":
-        best = front(best)
+        best = front(best, lambda one: float(one.row["serve_bytes"]))
         count = min(search.finalists, len(best))
         return [best[place * (len(best) - 1) // max(1, count - 1)] for place in range(count)]
     return best[: search.finalists]
-
-
-def front(best_first: Sequence[_Candidate]) -> list[_Candidate]:
-    """Those of which none other has both fewer bytes and a higher AUC, from the highest AUC down."""
-    kept: list[_Candidate] = []
-    for one in best_first:
-        if not kept or one.row["serve_bytes"] < kept[-1].row["serve_bytes"]:
-            kept.append(one)
-    return kept
-
-
-def _winner(rows: Sequence[Mapping[str, Any]], budget_bytes: int) -> str | None:
-    """Of the finds that are within the budget and ended well with all seeds, the one with the best validation AUC."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(str(row["found_by"]), []).append(row)
-    means = {
-        name: sum(row["val_auc"] for row in mine) / len(mine)
-        for name, mine in found.items()
-        if all(row["status"] == "ok" and row["serve_bytes"] <= budget_bytes for row in mine)
-    }
-    return max(means, key=lambda name: means[name]) if means else None
 
 
 def _outcome(row: Mapping[str, Any]) -> str:

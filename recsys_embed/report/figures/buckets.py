@@ -9,7 +9,7 @@ import numpy as np
 
 from recsys_embed.report.figures.canvas import axes, drawing, svg, text_at
 from recsys_embed.report.figures.labels import name_lines_right
-from recsys_embed.report.figures.methods import colour_of, marker_of, strategy_of
+from recsys_embed.report.figures.methods import colour_of, family_of, marker_of
 from recsys_embed.report.figures.style import DASHES, FONT, INK, LETTER, MARKERS, MUTED, WIDTH
 from recsys_embed.report.results import BUCKETS
 from recsys_embed.report.summary import Cell, Section
@@ -69,7 +69,7 @@ def draw(section: Section, key: str) -> str:
                 name_lines_right(ax, ends, 3.5)
                 continue
             for _, _, name, colour in ends:  # no later panel has it: named above this one
-                marker, row = MARKERS[marker_of(strategy_of(section, name))], early.index(name)
+                marker, row = MARKERS[marker_of(family_of(section, name))], early.index(name)
                 text_at(ax, 0.5, 1.0, f"{marker} {name}", (0, 4 + 10 * row), colour=colour, frame="both", ha="center")
         fig.axes[0].set_ylabel("AUC, difference to full" if reference is not None else "test AUC")
         fig.axes[0].yaxis.set_major_formatter(_signed if reference is not None else _plain)
@@ -100,14 +100,14 @@ def _line(
     ax: Axes, points: Sequence[tuple[int, float, float, float]], shift: float, cell: Cell, section: Section
 ) -> tuple[float, float, str, str]:
     """Draw the line of a cell; return its right end to name."""
-    colour = colour_of(cell.strategy)
-    names = [method for method in section.methods if strategy_of(section, method) == cell.strategy]
+    colour = colour_of(cell.family)
+    names = [method for method in section.methods if family_of(section, method) == cell.family]
     x, y = [place + shift for place, *_ in points], [value for _, value, *_ in points]
     ax.plot(x, y, color=colour, lw=0.9, ls=DASHES[names.index(cell.method) % len(DASHES)], zorder=2)
     for place, _, low, high in points:
         if not (np.isnan(low) or np.isnan(high)):
             ax.plot([place + shift] * 2, [low, high], color=colour, lw=0.9, zorder=2)
-    ax.plot(x, y, marker=marker_of(cell.strategy), ms=4, mfc=colour, mec=colour, lw=0, zorder=3)
+    ax.plot(x, y, marker=marker_of(cell.family), ms=4, mfc=colour, mec=colour, lw=0, zorder=3)
     return x[-1], y[-1], cell.method, colour
 
 

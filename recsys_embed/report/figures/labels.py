@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from recsys_embed.report.figures.canvas import text_at
-from recsys_embed.report.figures.style import INK, LETTER, LINE
+from recsys_embed.report.figures.style import INK, LETTER, LINE, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -108,6 +109,19 @@ def name_lines_right(ax: Axes, ends: Sequence[tuple[float, float, str, str]], ed
         _leader(ax, (x, y), (stop, to - at), colour)
 
 
+def name_marks(fig: Figure, marks: Sequence[tuple[str, str, str]], left: float) -> None:
+    """A line, or as many as it takes, above the axes: each ``(marker, name, colour)``."""
+    width, height = (float(size) * 72 for size in fig.get_size_inches())
+    x, y = left, height - 9
+    for marker, name, colour in marks:
+        text = f"{MARKERS[marker]} {name}"
+        need = LETTER * len(text) + 12
+        if x > left and x + need > width:
+            x, y = left, y - 12
+        fig.text(x / width, y / height, text, color=colour, va="center")
+        x += need
+
+
 def name_rules(ax: Axes, rules: Sequence[tuple[float, str]]) -> None:
     """Names of horizontal lines, to the right of the axes."""
     bottom, top = (float(ax.transData.transform((1, edge))[1]) for edge in ax.get_ylim())
@@ -115,6 +129,11 @@ def name_rules(ax: Axes, rules: Sequence[tuple[float, str]]) -> None:
     places = spread(heights, LINE, bottom, top)
     for (value, name), at, to in zip(rules, heights, places, strict=True):
         text_at(ax, 1.0, value, name, (5, to - at), colour=INK, frame="right")
+
+
+def clip(text: str, most: int) -> str:
+    """At most so many letters, the last one a mark where some are missing."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _leader(ax: Axes, point: tuple[float, float], offset: tuple[float, float], colour: str) -> None:

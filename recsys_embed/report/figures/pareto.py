@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recsys_embed.report.figures.canvas import axes, drawing, svg, text_at
-from recsys_embed.report.figures.labels import name_lines_left, name_rules, spread
+from recsys_embed.report.figures.canvas import axes, drawing, svg
+from recsys_embed.report.figures.labels import name_lines_left, name_rules
 from recsys_embed.report.figures.methods import by_method, colour_of, marker_of, variants
-from recsys_embed.report.figures.style import DASHES, GRID, INK, LETTER, MUTED, PAPER, WIDTH
+from recsys_embed.report.figures.sizes import budget_rules, byte_ticks, log_limits
+from recsys_embed.report.figures.style import DASHES, INK, LETTER, MUTED, PAPER
 from recsys_embed.report.sizes import format_bytes
 from recsys_embed.report.summary import Cell, Section
 
@@ -31,11 +32,11 @@ def draw(section: Section, key: str) -> str:
     with drawing(4.1) as fig:
         ax = axes(fig, box)
         ax.set_xscale("log")
-        _log_limits(ax, sizes, box[2], pad, 16)
+        log_limits(ax, sizes, box[2], pad, 16)
         low, high, bayes = _auc_limits(shown, section.bayes)
         ax.set_ylim(low, high)
-        _budget_rules(ax, [(float(budget.bytes), budget.text) for budget in section.budgets if budget.bytes])
-        _byte_ticks(ax, box[2])
+        budget_rules(ax, [(float(budget.bytes), budget.text) for budget in section.budgets if budget.bytes])
+        byte_ticks(ax, box[2])
 
         rules = []
         if section.full is not None:
@@ -51,18 +52,18 @@ def draw(section: Section, key: str) -> str:
         marks: list[tuple[float, float, str, str]] = []
         for cells, variant in variants(lines):
             cells = sorted(cells, key=lambda cell: cell.bytes)
-            colour = colour_of(cells[0].strategy)
+            colour = colour_of(cells[0].family)
             x, y = [cell.bytes for cell in cells], [cell.auc for cell in cells]
             ax.plot(x, y, color=colour, lw=1.3, ls=DASHES[variant % len(DASHES)], zorder=2)
             marks.append((x[0], y[0], cells[0].method, colour))
         for cell in shown:
-            colour, best = colour_of(cell.strategy), id(cell) in optimal
+            colour, best = colour_of(cell.family), id(cell) in optimal
             if not np.isnan(cell.sd("test_auc")):
                 ax.errorbar(cell.bytes, cell.auc, cell.sd("test_auc"), color=colour, lw=0, elinewidth=1.0, capsize=2)
             ax.plot(
                 cell.bytes,
                 cell.auc,
-                marker=marker_of(cell.strategy),
+                marker=marker_of(cell.family),
                 ms=6.5 if best else 4.5,
                 mfc=colour if best else PAPER,
                 mec=colour,
@@ -100,37 +101,6 @@ def _auc_limits(shown: Sequence[Cell], bayes: float) -> tuple[float, float, bool
     return low - 0.13 * room, high + 0.07 * room, near
 
 
-def _log_limits(ax: Axes, sizes: Sequence[float], width: float, left: float, right: float) -> None:
-    """Limits that leave ``left`` and ``right`` points free beside the data."""
-    low, high = np.log10(min(sizes)), np.log10(max(sizes))
-    if high - low < 0.3:
-        low, high = low - 0.15, high + 0.15
-    scale = (high - low) / max(60.0, width - left - right)
-    ax.set_xlim(float(10 ** (low - left * scale)), float(10 ** (high + right * scale)))
-
-
-def _byte_ticks(ax: Axes, width: float) -> None:
-    """Ticks at 1, 2, 5 times powers of ten, as many as fit."""
-    low, high = ax.get_xlim()
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    for steps in ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,)):
-        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
-        if len(ticks) * 44 <= width:
-            break
-    ax.set_xticks(ticks, [format_bytes(tick) for tick in ticks])
-    ax.set_xticks([], minor=True)
-
-
-def _budget_rules(ax: Axes, budgets: Sequence[tuple[float, str]]) -> None:
-    """A faint line at each budget, named above the axes."""
-    names = [f"budget {text}" for _, text in budgets]
-    at = [float(ax.transData.transform((size, 1))[0]) for size, _ in budgets]
-    places = spread(at, 6 + LETTER * max((len(name) for name in names), default=0), 0, WIDTH * 72)
-    for (size, _), name, here, there in zip(budgets, names, at, places, strict=True):
-        ax.axvline(size, color=GRID, lw=0.8, zorder=0)
-        text_at(ax, size, 1.0, name, (there - here, 4), colour=MUTED, frame="top", ha="center")
-
-
 def _absent_marks(ax: Axes, section: Section) -> None:
     """A cross on the bottom edge for every cell without a result, at its budget."""
     for budget in section.budgets:
@@ -144,7 +114,7 @@ def _absent_marks(ax: Axes, section: Section) -> None:
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
-                color=colour_of(cell.strategy),
+                color=colour_of(cell.family),
                 fontsize=12,
                 fontweight="bold",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recsys_embed.report.figures.canvas import axes, drawing, svg, text_at
+from recsys_embed.report.figures.labels import clip
 from recsys_embed.report.figures.style import FONT, INK, LETTER, MUTED, PAPER, SHADES, WIDTH, on_shade, shade
 from recsys_embed.report.sizes import format_bytes
 from recsys_embed.report.summary import Cell
@@ -19,7 +20,7 @@ def draw(cells: Sequence[Cell], key: str) -> str:
     left = 12 + LETTER * max(len(cell.method) for cell in cells)
     width, bar = WIDTH * 72 - left - 60, 19.0
     keys = [*named, *(["all others"] if any(set(cell.parts) - set(named) for cell in cells) else [])]
-    texts = [_clip(name, 40) for name in keys]
+    texts = [clip(name, 40) for name in keys]
     rows, x = 1, 0.0
     spots = []
     for text in texts:
@@ -74,7 +75,3 @@ def top_parts(cells: Sequence[Cell]) -> list[str]:
             largest[name] = max(largest.get(name, 0.0), size / total if total else 0.0)
     ranked = sorted(largest, key=lambda name: (-largest[name], name))
     return ranked if len(ranked) <= SHADES else ranked[: SHADES - 1]
-
-
-def _clip(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

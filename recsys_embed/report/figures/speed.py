@@ -55,9 +55,9 @@ def _draw(
                 ax.axhline(place, color=GRID, lw=0.7, zorder=0)
                 if values:
                     most = max(most, *values)
-                    colour = colour_of(cells[0].strategy)
+                    colour = colour_of(cells[0].family)
                     ax.plot([min(values), max(values)], [place] * 2, color=colour, lw=1.6, zorder=2)
-                    marker = marker_of(cells[0].strategy)
+                    marker = marker_of(cells[0].family)
                     ax.plot(
                         values,
                         [place] * len(values),

@@ -66,15 +66,15 @@ def _plain_ticks(ax: Axes) -> None:
 
 
 def _variant(cells: list[Cell], cell: Cell) -> int:
-    """Its number among those of its strategy."""
-    return [other for other in cells if other.strategy == cell.strategy].index(cell)
+    """Its number among those of its family."""
+    return [other for other in cells if other.family == cell.family].index(cell)
 
 
 def _line(ax: Axes, section: Section, cell: Cell, dash: object) -> tuple[float, float, str, str]:
     """Draw the trials of a cell, without decay hollow and the best one large; return the right end, to name it."""
     trials = section.trials_of(cell)
     trials = trials[trials["val_auc"].notna()].sort_values("tables_lr")
-    colour, marker = colour_of(cell.strategy), marker_of(cell.strategy)
+    colour, marker = colour_of(cell.family), marker_of(cell.family)
     x, y = trials["tables_lr"].tolist(), trials["val_auc"].tolist()
     ax.plot(x, y, color=colour, lw=0.8, ls=dash, zorder=2)
     for one, auc, decay, chosen in zip(x, y, trials["decay"], trials["chosen"], strict=True):

@@ -7,6 +7,14 @@ from recsys_embed.report.tables.cells import Table, Text
 from recsys_embed.report.tables.failures import failure_table
 from recsys_embed.report.tables.parts import part_cells, part_table
 from recsys_embed.report.tables.protocol import protocol, versions
+from recsys_embed.report.tables.search import (
+    allocation_table,
+    finds_of,
+    importance_note,
+    importance_table,
+    search_facts,
+    search_table,
+)
 from recsys_embed.report.tables.speed import serving_note, serving_table, speed_table
 from recsys_embed.report.tables.tuning import tuning_facts, tuning_table
 from recsys_embed.report.tables.words import PERCENT, plural
@@ -18,14 +26,20 @@ __all__ = [
     "Text",
     "absent_note",
     "advise",
+    "allocation_table",
     "bucket_table",
     "budget_table",
     "failure_table",
+    "finds_of",
+    "importance_note",
+    "importance_table",
     "notices",
     "part_cells",
     "part_table",
     "plural",
     "protocol",
+    "search_facts",
+    "search_table",
     "serving_note",
     "serving_table",
     "speed_table",

@@ -8,7 +8,8 @@ import numpy as np
 
 from recsys_embed.report.sizes import budget_name, format_bytes
 from recsys_embed.report.statistics import Interval
-from recsys_embed.report.summary import Budget, Section
+from recsys_embed.report.summary import Budget, Cell, Section
+from recsys_embed.report.tables.search import search_notices
 from recsys_embed.report.tables.words import PERCENT, listing, number, percent, plural, signed
 
 
@@ -30,8 +31,10 @@ def advise(section: Section, budget: Budget | None) -> Advice:
         return Advice("No run ended well, so there is nothing to recommend; the messages are below.")
     if budget is None:
         return Advice("Only full tables were trained, so there is nothing to compare them with.")
-    best = section.best(budget)
     place = budget_name(budget)
+    if section.searched:
+        return _found(section, budget)
+    best = section.best(budget)
     if best is None:
         return Advice(f"At a budget of {place} no strategy has a result, so there is nothing to recommend there.")
     full = section.full
@@ -40,16 +43,41 @@ def advise(section: Section, budget: Budget | None) -> Advice:
         others = _likewise(section, budget)
         return Advice(f"A budget of {place} holds the ", "full", f" tables, and no strategy is better{tail}{others}.")
 
-    cost = f" with a mean test AUC of {number(best.auc)} over {plural(best.seeds, 'seed')}"
-    if full is not None:
-        gap = section.difference(best, full)
-        cost += f", {_against_full(gap, section.seeds)}"
-        cost += (
-            f", in {format_bytes(best.bytes)}, {percent(best.bytes / full.bytes)} of full’s {format_bytes(full.bytes)}"
-        )
-    else:
-        cost += f", in {format_bytes(best.bytes)} (full was not trained, so the cost against it is unknown)"
+    cost = f" with a mean test AUC of {number(best.auc)} over {plural(best.seeds, 'seed')}{_cost(section, best)}"
     return Advice(f"At a budget of {place} use ", best.method, f"{cost}{_likewise(section, budget)}.")
+
+
+def _found(section: Section, budget: Budget) -> Advice:
+    """What a search chose at a budget, which is not always what has the highest test AUC."""
+    place, best = budget_name(budget), section.chosen(budget)
+    if best is None:
+        return Advice(
+            f"At a budget of {place} no find ended well with all seeds, so there is nothing to recommend there."
+        )
+    told = f": of all finds it has the highest mean validation AUC, {number(best.mean('val_auc'))} over "
+    told += f"{plural(best.seeds, 'seed')}, and a mean test AUC of {number(best.auc)}"
+    told += _cost(section, best) if best is not section.full else ""
+    others = [cell for cell in section.candidates(budget) if cell is not best]
+    gaps = [(cell.method, section.difference(cell, best)) for cell in others]
+    alike = [name for name, gap in gaps if gap.defined and gap.contains_zero]
+    better = [name for name, gap in gaps if gap.defined and gap.low > 0]
+    if alike:
+        told += f"; {listing(alike)} {'is' if len(alike) == 1 else 'are'} not distinguishable from it on the test split"
+    if better:
+        told += (
+            f"; {listing(better)} {'is' if len(better) == 1 else 'are'} better on the test split, which chooses nothing"
+        )
+    return Advice(f"At a budget of {place} use ", best.method, f"{told}.")
+
+
+def _cost(section: Section, best: Cell) -> str:
+    """What a cell loses and saves against full."""
+    full = section.full
+    if full is None:
+        return f", in {format_bytes(best.bytes)} (full was not trained, so the cost against it is unknown)"
+    gap = section.difference(best, full)
+    share = f"{percent(best.bytes / full.bytes)} of full’s {format_bytes(full.bytes)}"
+    return f", {_against_full(gap, section.seeds)}, in {format_bytes(best.bytes)}, {share}"
 
 
 def _against_full(gap: Interval, seeds: int) -> str:
@@ -87,7 +115,7 @@ def _likewise(section: Section, budget: Budget) -> str:
 
 def notices(section: Section) -> list[str]:
     """What limits the conclusions of a section."""
-    out = []
+    out = search_notices(section)
     if section.tuned:
         out.append(
             "Every strategy and full were tuned equally, on validation. All differences, ranks, intervals and figures "

@@ -27,5 +27,5 @@ def bucket_table(section: Section) -> Table | None:
         rows.append(tuple(row))
         kinds.append("reference" if cell is full else "")
     sizes = [f" ({section.rows[name]:,} rows)" if section.rows else "" for name in BUCKETS]
-    columns = ("strategy", "budget", *(f"{name}{size}" for name, size in zip(BUCKETS, sizes, strict=True)))
+    columns = (section.noun, "budget", *(f"{name}{size}" for name, size in zip(BUCKETS, sizes, strict=True)))
     return Table(columns, tuple(rows), 2, tuple(kinds)) if rows else None

@@ -21,7 +21,8 @@ def budget_table(section: Section, budget: Budget) -> Table:
     fulls = [cell for cell in section.cells if cell.uncompressed and (cell is full or section.tuned)]
     untuned = [cell for cell in section.untuned if cell.budget == budget.text or cell.uncompressed]
     told = section.tuned or any(cell.options for cell in cells)
-    columns = ["strategy", *(["settings"] if told else []), "serving bytes", "of budget", "test AUC"]
+    chosen = section.chosen(budget)
+    columns = [section.noun, *(["settings"] if told else []), "serving bytes", "of budget", "test AUC"]
     columns += ["difference to full"] if full is not None else []
     columns += ["difference to best", *(["rank"] if ranks else []), "logloss", "NE", "calibration"]
     rows, kinds = [], []
@@ -30,6 +31,8 @@ def budget_table(section: Section, budget: Budget) -> Table:
         tags = []
         if cell is best:
             tags.append("best")
+        if cell is chosen:
+            tags.append("chosen")
         if any(cell is other for other in alike):
             tags.append("≈ best")
         if cell.seeds and cell.coarse:

@@ -15,4 +15,4 @@ def failure_table(section: Section) -> Table | None:
         method, budget, status, error = (str(part) for part in key)
         seeds = ", ".join(str(seed) for seed in mine["seed"])
         rows.append((Text(method), Text(budget or "–"), Text(status), Text(seeds), Text(error or "no message")))
-    return Table(("strategy", "budget", "status", "seeds", "message"), tuple(rows), 5) if rows else None
+    return Table((section.noun, "budget", "status", "seeds", "message"), tuple(rows), 5) if rows else None

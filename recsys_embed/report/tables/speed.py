@@ -33,7 +33,7 @@ def speed_table(section: Section) -> Table | None:
             )
         )
     columns: tuple[str, ...] = (
-        "strategy",
+        section.noun,
         "budget",
         "training, samples/s",
         "prediction, µs/row",
@@ -57,7 +57,7 @@ def serving_table(section: Section) -> Table | None:
                 ratio = value / full.median(column)
                 row.append(Text("–" if np.isnan(ratio) else f"{ratio:.2f}"))
         rows.append(tuple(row))
-    columns = ["strategy", "budget", "serving bytes"]
+    columns = [section.noun, "budget", "serving bytes"]
     for title in ("one row, µs", "batch, rows/s"):
         columns += [title, "× full"] if full is not None else [title]
     kinds = tuple("reference" if cell is full else "" for cell in section.in_order())

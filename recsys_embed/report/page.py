@@ -143,7 +143,7 @@ def _what(section: Section) -> str:
 
 def _about(section: Section) -> str:
     parts = [f"vectors of width {section.dim}"] if section.dim.isdigit() else []
-    names = {cell.name for cell in section.cells}
+    names = {cell.family if section.searched else cell.name for cell in section.cells}
     parts.append(tables.plural(len(names), section.noun).replace("strategys", "strategies"))
     parts.append(tables.plural(len(section.budgets), "budget"))
     parts.append(tables.plural(section.seeds, "seed"))

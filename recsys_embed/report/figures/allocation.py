@@ -57,7 +57,7 @@ def draw(finds: Mapping[str, str], key: str) -> str:
     shown, ids = panels(finds)
     if not shown:
         return ""
-    names = [f"{clip(name, 24)}  {_count(count)}" for name, count in ids.items()]
+    names = [f"{clip(name, 24)} ({_count(count)})" for name, count in ids.items()]
     left = 10 + LETTER * max(map(len, names))
     spots, rows = _layout(shown, left)
     tall = _HEAD + _ROW * len(ids) + _FOOT
@@ -79,7 +79,7 @@ def draw(finds: Mapping[str, str], key: str) -> str:
                     text_at(ax, 1.0, place, clip(panel.strategies[vocabulary], 18), (4, 0), colour=MUTED)
             text_at(ax, 0.0, 1.0, panel.name, (0, 13), colour=colour_of(method_of(panel.name)), frame="both")
             same = "" if panel.mixed else clip(next(iter(panel.strategies.values())), 24)
-            text_at(ax, 0.0, 1.0, same or "each as named", (0, 4), colour=MUTED, frame="both")
+            text_at(ax, 0.0, 1.0, same or "strategies beside", (0, 4), colour=MUTED, frame="both")
             text_at(ax, 0.0, 0.0, "frequent", (0, -9), colour=MUTED, frame="both")
             text_at(ax, 1.0, 0.0, "rare", (0, -9), colour=MUTED, frame="both", ha="right")
         return svg(fig, key, "Weights an id, by vocabulary and frequency", "The numbers are in search.csv.")

@@ -68,7 +68,7 @@ def _line(ax: Axes, trials: pd.DataFrame) -> tuple[float, float, str, str]:
         if good:
             ax.plot(number, auc, marker=marker, ms=3.2, mfc=colour, mec=colour, mew=0.6, lw=0, alpha=0.75, zorder=2)
         elif status == "pruned" and not np.isnan(auc):
-            ax.plot(number, auc, marker=marker, ms=3.2, mfc=PAPER, mec=colour, mew=0.7, lw=0, zorder=2)
+            ax.plot(number, auc, marker=marker, ms=3.6, mfc=PAPER, mec=colour, mew=0.7, lw=0, zorder=2)
         else:
             text_at(ax, number, 0.0, "×", (0, 0), colour=colour, frame="top", ha="center")
     best = np.fmax.accumulate(np.where(ok, aucs, np.nan))

@@ -132,8 +132,13 @@ def name_rules(ax: Axes, rules: Sequence[tuple[float, str]]) -> None:
 
 
 def clip(text: str, most: int) -> str:
-    """At most so many letters, the last one a mark where some are missing."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """At most so many letters, with a mark where some are missing: names often differ at their ends.
+
+    >>> clip("categorical_feature_7", 12)
+    'catego…ure_7'
+    """
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[len(text) - (most - half - 1) :]}"
 
 
 def _leader(ax: Axes, point: tuple[float, float], offset: tuple[float, float], colour: str) -> None:

@@ -135,6 +135,6 @@ def notices(section: Section) -> list[str]:
         out.append("Two seeds: the spread over seeds is barely known and the intervals are wide. Three are better.")
     if section.full is None and any(cell.seeds for cell in section.cells):
         out.append("Full tables have no result in this study: there is no difference to full.")
-    if section.runs["protocol"].nunique() > 1:
+    if section.runs["protocol"].nunique() > 1 and not section.searched:  # settings are part of what a search draws
         out.append("Not all runs were trained under the same protocol: the comparison mixes it with the strategies.")
     return out

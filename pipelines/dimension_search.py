@@ -17,7 +17,8 @@ def main() -> None:
     with exit_codes(quiet=given.quiet):
         config = load_config(given.config, tuple(given.set))
         done = search(config, given.out or f"search-{data_name(config)}", progress=not given.quiet)
-        print(done.page)
+        if done.page is not None:
+            print(done.page)
         raise SystemExit(done.exit_code)
 
 

@@ -135,9 +135,10 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
 
 @dataclass(frozen=True)
 class Search:
-    """A finished search: the page, the rows behind it, the winner's config and model, and the exit code."""
+    """A finished search: the page (None where no method had a result to show), the rows behind it, the winner's config
+    and model, and the exit code."""
 
-    page: Path
+    page: Path | None
     results: pd.DataFrame
     trials: pd.DataFrame
     best: Path | None
@@ -164,7 +165,9 @@ def search(config: Config, out: str | Path, *, progress: bool = True) -> Search:
     dataset = dataset or EncodedDataset.open(out / DATA)
     tracked = config if first else config.model_copy(update={"tracking": TrackingConfig(enabled=False)})
     tracker = Tracker(tracked, f"search {dataset.name}", job="search")
-    page, model, status = out, None, "KILLED"
+    page: Path | None = None
+    model: Path | None = None
+    status = "KILLED"
     try:
         if first:
             atomic_write(out / "config.toml", config.to_toml())
@@ -179,7 +182,7 @@ def search(config: Config, out: str | Path, *, progress: bool = True) -> Search:
             from recsys_embed.report.page import HTML, MARKDOWN, write_page
             from recsys_embed.search.table import SEARCH
 
-            page = write_page(out)
+            page = write_page(out) if len(found.results) else None
             tracker.artifacts([out / name for name in (HTML, MARKDOWN, RESULTS, SEARCH, BEST, "config.toml")])
         status = "FINISHED"
     finally:

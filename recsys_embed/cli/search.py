@@ -38,7 +38,7 @@ def search(
         if as_json:
             print_json(
                 {
-                    "report": str(done.page),
+                    "report": None if done.page is None else str(done.page),
                     "best": None if done.best is None else str(done.best),
                     "model_dir": None if done.model is None else str(done.model),
                     "results": done.results.to_dict(orient="records"),

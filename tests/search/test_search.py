@@ -189,3 +189,12 @@ def test_a_budget_that_nothing_fits_names_the_nearest(clicks: Path, tmp_path: Pa
         update={"embedding": config.embedding.model_copy(update={"budget": caught.value.nearest_bytes})}
     )
     assert jobs.search(fits, tmp_path / "fits", progress=False).best is not None
+
+
+def test_a_search_in_which_all_diverges_ends_without_a_page(clicks: Path, tmp_path: Path) -> None:
+    config = config_of(clicks, methods=["mde"])
+    wild = config.training.optimizer.model_copy(update={"tables_lr": 1e30, "dense_lr": 1e30})
+    training = config.training.model_copy(update={"optimizer": wild})
+    done = jobs.search(config.model_copy(update={"training": training}), tmp_path, progress=False)
+    assert (done.page, done.best, done.model, done.exit_code) == (None, None, None, 4)
+    assert list(read_search(tmp_path)["status"]) == ["diverged"]

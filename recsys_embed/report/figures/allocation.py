@@ -59,7 +59,7 @@ def draw(finds: Mapping[str, str], key: str) -> str:
         return ""
     names = [f"{clip(name, 24)} ({_count(count)})" for name, count in ids.items()]
     left = 10 + LETTER * max(map(len, names))
-    spots, rows = _layout(shown, left)
+    spots, rows = layout(shown, left)
     tall = _HEAD + _ROW * len(ids) + _FOOT
     height = tall * rows
     most = max((max(one) for panel in shown for one in panel.weights.values()), default=0.0)
@@ -85,7 +85,7 @@ def draw(finds: Mapping[str, str], key: str) -> str:
         return svg(fig, key, "Weights an id, by vocabulary and frequency", "The numbers are in search.csv.")
 
 
-def _layout(shown: Sequence[Panel], left: float) -> tuple[list[tuple[float, int]], int]:
+def layout(shown: Sequence[Panel], left: float) -> tuple[list[tuple[float, int]], int]:
     """Where each panel begins, and in which row; and how many rows there are."""
     spots, x, row = [], left, 0
     for panel in shown:

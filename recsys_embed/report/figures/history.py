@@ -44,7 +44,7 @@ def draw(search: pd.DataFrame, key: str) -> str:
             ax.plot(x, auc, marker=marker_of(method), ms=5.5, mfc=colour_of(method), mec=PAPER, mew=0.5, lw=0, zorder=4)
             ends.append((x, auc, method, colour_of(method)))
         if last:
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.locator_params(axis="x", integer=True)
             ax.set_xticks([tick for tick in ax.get_xticks() if 1 <= tick <= last])
             ax.set_xlabel("trial")
         else:
@@ -55,6 +55,15 @@ def draw(search: pd.DataFrame, key: str) -> str:
         name_lines_right(ax, ends, edge)
         ax.set_ylabel("validation AUC")
         return svg(fig, key, "Validation AUC of the trials of the search", "The numbers are in search.csv.")
+
+
+def best_so_far(aucs: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """After each trial the highest AUC of those that were trained to the end; NaN before the first of them.
+
+    >>> best_so_far(np.array([0.9, 0.6, np.nan, 0.7]), np.array([False, True, False, True]))
+    array([nan, 0.6, 0.6, 0.7])
+    """
+    return np.asarray(np.fmax.accumulate(np.where(ok, aucs, np.nan)))
 
 
 def _line(ax: Axes, trials: pd.DataFrame) -> tuple[float, float, str, str]:
@@ -71,7 +80,7 @@ def _line(ax: Axes, trials: pd.DataFrame) -> tuple[float, float, str, str]:
             ax.plot(number, auc, marker=marker, ms=3.6, mfc=PAPER, mec=colour, mew=0.7, lw=0, zorder=2)
         else:
             text_at(ax, number, 0.0, "×", (0, 0), colour=colour, frame="top", ha="center")
-    best = np.fmax.accumulate(np.where(ok, aucs, np.nan))
+    best = best_so_far(aucs, ok)
     ax.step(numbers, best, where="post", color=colour, lw=1.4, zorder=3)
     there = np.flatnonzero(~np.isnan(best))
     end = float(best[there[-1]]) if len(there) else float(np.nanmax(aucs))

@@ -9,7 +9,7 @@ import numpy as np
 from recsys_embed.report.sizes import budget_name, format_bytes
 from recsys_embed.report.statistics import Interval
 from recsys_embed.report.summary import Budget, Cell, Section
-from recsys_embed.report.tables.search import search_notices
+from recsys_embed.report.tables.baselines import search_notices
 from recsys_embed.report.tables.words import PERCENT, listing, number, percent, plural, signed
 
 

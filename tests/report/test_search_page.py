@@ -132,7 +132,9 @@ def write(folder: Path, study: SimpleNamespace, losses: dict[str, float] = LOSS,
         study.Method("full" if name == "full" else "mixed", {"" if name == "full" else "0.1": loss}, {"*": str(place)})
         for place, (name, loss) in enumerate(losses.items())
     ]
-    rows = study.write(folder, methods, rows=1500, own_sd=0.15, parts=dict.fromkeys(NAMES, 0.33), **columns)
+    rows = study.write(
+        folder, methods, rows=1500, own_sd=0.05, seed_sd=0.03, parts=dict.fromkeys(NAMES, 0.33), **columns
+    )
     places = {f"-{place}-": name for place, name in enumerate(losses)}
     for row in rows:
         row["found_by"] = next(name for place, name in places.items() if place in row["run"])

@@ -279,14 +279,16 @@ class _Search:
         )
         with _turn(self._out, self._first):
             runs.measure(cells)
+        nothing = pd.DataFrame({"status": []})
         if not self._first:
-            nothing = pd.DataFrame({"status": []})
             return Found(nothing, nothing, self._told(None))
         rows = runs.rows()
         write_results(self._out / RESULTS, rows)
         best = winner(rows, self._budget_bytes)
         trials = pd.DataFrame([row for one in self._rows.values() for row in one])
-        return Found(pd.DataFrame(rows), trials, self._told(None if best is None else chosen[best]))
+        return Found(
+            pd.DataFrame(rows) if rows else nothing, trials, self._told(None if best is None else chosen[best])
+        )
 
     def _agreed_finalists(self) -> dict[str, Config]:
         """The finalists of all methods by their names, the same on all ranks."""

@@ -6,9 +6,11 @@ Optuna opens them too.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,20 @@ def open_storage(where: str, folder: Path) -> BaseStorage:
         raise
     except Exception as error:
         raise CheckpointError(f"{shown(url)}: cannot be opened: {reason(error)}", file=shown(url)) from error
+
+
+@contextlib.contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Name the storage ``where`` in errors of its database: it is full, away, or was held for too long.
+
+    Raises:
+        CheckpointError: instead of Optuna's.
+    """
+    try:
+        yield
+    except optuna().exceptions.StorageInternalError as error:
+        told = f"{shown(where)}: {reason(error.__cause__ or error)}"
+        raise CheckpointError(f"{told}; the same command goes on from there", file=shown(where)) from error
 
 
 def _database(library: Any, url: str) -> BaseStorage:

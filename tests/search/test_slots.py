@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +36,18 @@ Opened = Callable[[], optuna.Study]
 PATIENT, HASTY = Pace(beat=30, grace=180), Pace(beat=0.02, grace=0.2)
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty one: to make its tables takes most of a test."""
+    folder = tmp_path_factory.mktemp("empty")
+    open_storage("sqlite", folder)
+    return folder / "trials.db"
+
+
 @pytest.fixture(params=["sqlite", "journal"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
+def opened(request: pytest.FixtureRequest, tmp_path: Path, database: Path) -> Opened:
     """A worker's own view of one study."""
+    shutil.copy(database, tmp_path)
     return lambda: optuna.create_study(
         storage=open_storage(request.param, tmp_path), study_name="s", direction="maximize", load_if_exists=True
     )

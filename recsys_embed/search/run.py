@@ -91,7 +91,7 @@ def run_search(config: Config, out: Path, dataset: EncodedDataset, *, tracker: T
         if method in ONE_TRAINING:
             search.train_once(method)
         else:
-            with storage_errors(config.search.storage):
+            with storage_errors(config.search.storage, out):
                 search.sample(method)
     return search.finish()
 

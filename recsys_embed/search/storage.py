@@ -7,6 +7,7 @@ Optuna opens them too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import re
 import time
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_embed.errors import CheckpointError, StackError
-from recsys_embed.tracking.uris import reason, shown
+from recsys_embed.files import typed_errors
+from recsys_embed.tracking.uris import database, reason, shown
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -41,6 +43,13 @@ def optuna() -> Any:
     return library
 
 
+def place_of(where: str, folder: Path) -> str:
+    """The URL of the database, or the path of the journal, that ``search.storage`` names."""
+    if where == "sqlite":
+        return f"sqlite:///{(folder / 'trials.db').resolve()}"
+    return str(folder / "trials.journal") if where == "journal" else where
+
+
 def open_storage(where: str, folder: Path) -> BaseStorage:
     """The storage that ``search.storage`` names: ``sqlite`` and ``journal`` are files in ``folder``, a URL a database,
     anything else the path of a journal.
@@ -48,13 +57,9 @@ def open_storage(where: str, folder: Path) -> BaseStorage:
     Raises:
         CheckpointError: it cannot be opened; names it.
     """
-    library, journal = optuna(), where != "sqlite" and "://" not in where
-    if journal:
-        url = str(folder / "trials.journal" if where == "journal" else Path(where))
-    else:
-        url = f"sqlite:///{(folder / 'trials.db').resolve()}" if where == "sqlite" else where
+    library, url = optuna(), place_of(where, folder)
     try:
-        if journal:
+        if "://" not in url:
             from recsys_embed.search.journal import Journal
 
             Path(url).parent.mkdir(parents=True, exist_ok=True)
@@ -69,17 +74,21 @@ def open_storage(where: str, folder: Path) -> BaseStorage:
 
 
 @contextlib.contextmanager
-def storage_errors(where: str) -> Iterator[None]:
-    """Name the storage ``where`` in errors of its database: it is full, away, or was held for too long.
+def storage_errors(where: str, folder: Path) -> Iterator[None]:
+    """Name the storage in errors of its database: it is full, away, or was held for too long.
 
     Raises:
         CheckpointError: instead of Optuna's.
     """
+    url = place_of(where, folder)
     try:
         yield
     except optuna().exceptions.StorageInternalError as error:
-        told = f"{shown(where)}: {reason(error.__cause__ or error)}"
-        raise CheckpointError(f"{told}; the same command goes on from there", file=shown(where)) from error
+        told, file = reason(error.__cause__ or error), database(url)
+        if file is not None and "disk is full" in told:
+            with typed_errors(file):
+                raise OSError(errno.ENOSPC, told) from error
+        raise CheckpointError(f"{shown(url)}: {told}; the same command goes on from there", file=shown(url)) from error
 
 
 def _database(library: Any, url: str) -> BaseStorage:

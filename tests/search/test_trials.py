@@ -253,7 +253,7 @@ def test_a_storage_that_takes_no_result_is_named_and_the_trial_tried_again(
     config = config_of(trials=2)
     with monkeypatch.context() as patch:
         patch.setattr(optuna.Trial, "set_user_attr", refusing(ROW, optuna.Trial.set_user_attr))
-        with pytest.raises(CheckpointError, match=r"journal: .*disk is full; the same command"):
+        with pytest.raises(CheckpointError, match=r"trials.journal: .* is away; the same command"):
             jobs.search(config, tmp_path, progress=False)
     study = tried(config, EncodedDataset.open(tmp_path / "data"), tmp_path)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
@@ -263,7 +263,7 @@ def test_a_storage_that_takes_no_result_is_named_and_the_trial_tried_again(
 def refusing(name: str, method: Callable[..., None]) -> Callable[..., None]:
     def set_user_attr(self: optuna.Trial, key: str, value: object) -> None:
         if key == name:
-            raise optuna.exceptions.StorageInternalError("no") from OSError("database or disk is full")
+            raise optuna.exceptions.StorageInternalError("no") from OSError("the database is away")
         method(self, key, value)
 
     return set_user_attr

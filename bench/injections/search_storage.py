@@ -29,7 +29,7 @@ WAIT = 300.0
 
 
 def inject(scale: Scale, folder: Path) -> Tally:
-    """15 cuts; a search whose database is held for ten seconds (three); at full scale one whose journal is torn twice."""
+    """15 cuts; a search whose database is held for ten seconds (three); at full scale one whose journal is torn."""
     tally, trials, workers = Tally(), scale.of(3, 12), scale.of(1, 2)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table(2_000).to_csv(folder / "rows.csv", index=False)

@@ -8,6 +8,7 @@ kill is so after it. A process that was not killed is there at the next kill.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from pathlib import Path
@@ -104,11 +105,14 @@ def _start(config: Path, out: Path) -> Popen[str]:
 
 
 def _workers(pid: int) -> list[psutil.Process]:
-    """The processes that a command started to train: not the one that spawns looks after."""
-    try:
-        return [one for one in psutil.Process(pid).children() if "spawn_main" in " ".join(one.cmdline())]
-    except psutil.NoSuchProcess:
-        return []
+    """The processes that a command started to train: not the one that spawns looks after, nor those that are dead."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie has no command
+                if "spawn_main" in " ".join(one.cmdline()):
+                    found.append(one)
+    return found
 
 
 def _until(out: Path, storage: str, process: Popen[str], count: int) -> None:

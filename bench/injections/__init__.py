@@ -21,6 +21,7 @@ ROWS = {
     "F9": ("rank_death", "the death of a rank is noticed"),
     "F10": ("reshard", "a state moves between numbers of ranks"),
     "F11": ("search_kills", "a killed worker loses no trial of a search"),
+    "F12": ("search_storage", "damage to what trials are kept in costs none"),
     "F13": ("mlflow_down", "a dead MLflow server costs nothing"),
     "F14": ("bad_ids", "bad ids are named, or read as the unseen id"),
     "F17": ("hash_quality", "hashes spread structured and hostile ids"),
@@ -29,7 +30,7 @@ ROWS = {
     "F20": ("determinism", "one seed gives the same bits"),
     "F21": ("resources", "training again and again leaks nothing"),
 }
-"""Each row's module and promise. F12 (a search's storage), F15 and F16 (data) have tests of their own."""
+"""Each row's module and promise. F15 and F16 (data) have tests of their own."""
 
 
 def injection(row: str) -> Callable[[Scale, Path], Tally]:

@@ -13,7 +13,16 @@ from typing import Any
 from bench.injections.children import call
 from bench.injections.tally import Scale, Tally
 
-KINDS = ("checkpoint", "model folder", "encoded data set", "results.csv", "predictions", "prediction file")
+KINDS = (
+    "checkpoint",
+    "model folder",
+    "encoded data set",
+    "results.csv",
+    "predictions",
+    "prediction file",
+    "sqlite of a search",
+    "journal of a search",
+)
 
 FILL = """
 import ctypes, json, os, random, resource, sys
@@ -36,6 +45,7 @@ from bench.injections import artifacts
 from bench.injections.artifacts import encoded, fresh, make, table
 from recsys_embed.errors import RecsysEmbedError
 from recsys_embed.export import load, predict_file
+from recsys_embed.search.storage import open_storage, optuna, storage_errors
 
 ROWS = {"model folder": 1500, "results.csv": 20_000, "prediction file": 3000, "predictions": 100_000}
 
@@ -45,7 +55,26 @@ class Scores:
     def read(self):
         return self.root.read_text()
 
+class Kept:
+    def __init__(self, root, where):
+        self.root, self.where = root, where
+    def read(self):
+        study = optuna().load_study(study_name="s", storage=open_storage(self.where, self.root.parent))
+        return [(trial.number, trial.values, trial.user_attrs) for trial in study.trials]
+
+def trials(home, where):
+    def write(turn):
+        with storage_errors(where, home):
+            storage = open_storage(where, home)
+            study = optuna().create_study(storage=storage, study_name="s", load_if_exists=True)
+            row = "x" * (100_000 << turn)  # more than all before it
+            study.add_trial(optuna().trial.create_trial(value=turn, user_attrs={"row": row}))
+        return Kept(home / ("trials.db" if where == "sqlite" else "trials.journal"), where)
+    return write
+
 def writer(kind, home):
+    if kind.endswith("of a search"):
+        return trials(home, kind.split()[0])
     rows = ROWS.get(kind, 20_000)
     if kind != "prediction file":
         if kind == "model folder":
@@ -125,7 +154,7 @@ def inject(scale: Scale, folder: Path) -> Tally:
     for kind in KINDS:
         if not any(kind in one for one in (*fired(tally), *tally.broken)):
             tally.breach(f"{kind}: the disk was never full")
-    tally.gaps.append("at an MLflow store and at a search's storage: what they write themselves is not ours to check")
+    tally.gaps.append("at an MLflow store: what it writes itself is not ours to check")
     return tally
 
 

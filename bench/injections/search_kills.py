@@ -3,11 +3,12 @@
 One command, four processes on one study (two at the small scale). A victim among them is killed each time that some
 more trials have ended; where it was the command itself, its workers end too, and the command is started again. In the
 end there are as many trials as were asked for, none runs for ever, none counts twice, and what was complete before a
-kill is so after it.
+kill is so after it. A process that was not killed is there at the next kill.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from pathlib import Path
@@ -47,27 +48,31 @@ def _search(folder: Path, storage: str, kills: int, trials: int, workers: int, t
     config.write_text(built.to_toml(), encoding="utf-8")
     draw, process = random.Random(kills), _start(config, out)
     done: dict[int, list[float]] = {}
+    left, killed = set[int](), 0
     for kill in range(kills):
         _until(out, storage, process, trials * (kill + 1) // (kills + 2))
         time.sleep(draw.uniform(0, 0.3))
         family = [process.pid, *(child.pid for child in _workers(process.pid))]
+        if not left <= set(family):
+            tally.breach(f"{storage}: {len(left - set(family))} processes ended that nobody killed")
         done |= _complete(out, storage)
         victim = draw.choice(family)
         try:
             psutil.Process(victim).kill()
         except psutil.NoSuchProcess:
             continue
-        tally.injected += 1
+        killed, left = killed + 1, set(family) - {victim}
         if victim == process.pid:
             process.communicate()
-            process = _start(config, out)
+            process, left = _start(config, out), set()
+    tally.injected += killed
     _, text = process.communicate()
     if process.returncode != 0:
         tally.breach(f"{storage}: the command ends with {process.returncode}: {text[-300:]}")
-    _judge(out, storage, trials, done, kills, tally)
+    _judge(out, storage, trials, done, killed, tally)
 
 
-def _judge(out: Path, storage: str, trials: int, done: dict[int, list[float]], kills: int, tally: Tally) -> None:
+def _judge(out: Path, storage: str, trials: int, done: dict[int, list[float]], killed: int, tally: Tally) -> None:
     study = _study(out, storage)
     assert study is not None
     there = standing(study)
@@ -91,8 +96,8 @@ def _judge(out: Path, storage: str, trials: int, done: dict[int, list[float]], k
             tally.lost += 1
             tally.breach(f"{storage}: trial {number} was complete with {values} before a kill")
     retried = sum("retries" in trial.user_attrs for trial in study.trials)
-    tally.recovered += kills
-    tally.note(f"{storage}: {kills} kills, {retried} trials were tried again")
+    tally.recovered += killed
+    tally.note(f"{storage}: {killed} kills, {retried} trials were tried again")
 
 
 def _start(config: Path, out: Path) -> Popen[str]:
@@ -100,11 +105,14 @@ def _start(config: Path, out: Path) -> Popen[str]:
 
 
 def _workers(pid: int) -> list[psutil.Process]:
-    """The processes that a command started to train: not the one that spawns looks after."""
-    try:
-        return [one for one in psutil.Process(pid).children() if "spawn_main" in " ".join(one.cmdline())]
-    except psutil.NoSuchProcess:
-        return []
+    """The processes that a command started to train: not the one that spawns looks after, nor those that are dead."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie has no command
+                if "spawn_main" in " ".join(one.cmdline()):
+                    found.append(one)
+    return found
 
 
 def _until(out: Path, storage: str, process: Popen[str], count: int) -> None:

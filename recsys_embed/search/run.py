@@ -32,9 +32,9 @@ from recsys_embed.search.choice import find_name, front, winner
 from recsys_embed.search.contenders import ONE_TRAINING, trained_once
 from recsys_embed.search.measures import measure_allocation
 from recsys_embed.search.samplers import open_study
-from recsys_embed.search.slots import is_over, standing
+from recsys_embed.search.slots import FIRST, is_over, standing
 from recsys_embed.search.space import Space, check_choices
-from recsys_embed.search.storage import optuna
+from recsys_embed.search.storage import optuna, storage_errors
 from recsys_embed.search.table import write_search
 from recsys_embed.search.trials import LEFT_OVER, ROW, RUN, SAME, Trials, curve, parameters, proposed
 from recsys_embed.search.workers import helped
@@ -84,6 +84,7 @@ def run_search(config: Config, out: Path, dataset: EncodedDataset, *, tracker: T
 
     Raises:
         BudgetError: no method fits the budget.
+        CheckpointError: the storage of trials failed, or cannot be opened.
         ConfigError: the storage has a study of another config; or nothing is left to search.
     """
     search = _Search(config, out, dataset, tracker, progress)
@@ -91,7 +92,8 @@ def run_search(config: Config, out: Path, dataset: EncodedDataset, *, tracker: T
         if method in ONE_TRAINING:
             search.train_once(method)
         else:
-            search.sample(method)
+            with storage_errors(config.search.storage, out):
+                search.sample(method)
     return search.finish()
 
 
@@ -143,22 +145,19 @@ class _Search:
     def sample(self, method: str) -> None:
         """Run the trials of a method, together with whoever has joined."""
         assert self._space is not None
-        config, first = self._config, list[dict[str, Any]]()
-        study = None
+        config, study = self._config, None
         with ranks.alone() as is_first:
             if is_first:
                 study = open_study(config, method, self._dataset.fingerprint, self._out)
                 if config.search.warm_start and not study.get_trials(deepcopy=False):
-                    first = self._earlier(method)
-        trials = Trials(
-            config, method, self._space, self._dataset, self._out, study, first=first, progress=self._progress
-        )
+                    study.set_user_attr(FIRST, self._earlier(method))
+        trials = Trials(config, method, self._space, self._dataset, self._out, study, progress=self._progress)
         if study is None:
             trials.run()
             return
         seen: set[int] = set()
         self._sync(study, method, seen)
-        with helped(config, method, self._dataset.path, self._out, first):
+        with helped(config, method, self._dataset.path, self._out):
             trials.run(lambda: self._sync(study, method, seen))
         self._sync(study, method, seen)
 

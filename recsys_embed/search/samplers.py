@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from recsys_embed.config import Config, SearchConfig
 from recsys_embed.errors import ConfigError
 from recsys_embed.hashing import seed_of
 from recsys_embed.provenance import code_digest
-from recsys_embed.search.slots import SLOT
 from recsys_embed.search.storage import open_storage, optuna
 
 if TYPE_CHECKING:
@@ -69,18 +67,15 @@ def _identity(config: Config, fingerprint: str) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps([tree, fingerprint, code_digest()], sort_keys=True).encode())
 
 
-def draw_by(study: Study, method: str, search: SearchConfig, worker: int) -> None:
-    """Give the study the sampler and pruner of its next trial.
+def draw_by(study: Study, method: str, search: SearchConfig, slot: int) -> None:
+    """Give the study the sampler and pruner of a slot's trial.
 
-    What is drawn depends on the seed, on the trials that are done and on the worker: a search that was interrupted goes
-    on as it would have, and two workers draw different proposals.
+    What is drawn depends on the seed, on the slot and, unless the sampler is ``random``, on the trials that are done
+    when it is drawn. So a search of one worker that was interrupted goes on as it would have, except with the pruner
+    ``hyperband``, which asks for the number of a trial: that of a retried one is another.
     """
     library = optuna()
-    states = [trial.state for trial in study.get_trials(deepcopy=False) if SLOT in trial.user_attrs]
-    begun = sum(state.name != "WAITING" for state in states)
-    seed = seed_of(f"{method}/{worker}", begun, search.seed) % 2**32
-    if worker == 0 and any(state.name == "RUNNING" for state in states):
-        seed = (seed + os.getpid()) % 2**32  # another command has joined
+    seed = seed_of(f"{method}/0", slot, search.seed) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", library.exceptions.ExperimentalWarning)
         study.sampler = _sampler(library, method, search, seed)

@@ -1,8 +1,9 @@
 """Which trials a search still owes: exactly as many as asked for, whoever dies on the way.
 
-A search of n trials has n slots, numbered. A slot is a trial that waits in Optuna's queue until a worker takes it; what
-the worker proposes is drawn then. A trial that dies with its worker is given up when its heartbeat stops, and its slot
-is put into the queue again with the same proposal. So no trial is lost and none is counted twice, with any storage.
+A search of n trials has n slots, numbered. The first that nobody has is put into Optuna's queue, as a trial that waits
+until a worker takes it; what the worker proposes is drawn then. A trial that dies with its worker is given up when its
+heartbeat stops, and its slot is put into the queue again with the same proposal. So no trial is lost and none counts
+twice, with any storage.
 
 Optuna's own heartbeat is for databases only, and a trial whose worker dies before the first beat runs for ever.
 """
@@ -13,17 +14,20 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
 _LOG = logging.getLogger("recsys_embed")
-SLOT, FAILED, SURPLUS, BEAT = "slot", "failed", "surplus", "recsys_embed:beat"
-"""Attributes of a trial: its slot; why it failed by itself; that its slot was another's; when it was last alive."""
+SLOT, FAILED, SURPLUS, RETURNED, RETRIES = "slot", "failed", "surplus", "returned", "retries"
+"""Attributes of a trial: its slot; why it failed by itself; that its slot was another's; that who ran it was asked to
+stop; how many died before it in its slot."""
+BEAT, FIRST = "recsys_embed:beat", "recsys_embed:first"
+"""When a trial was last alive; of a study, the proposals of its first slots."""
 
 MOST_RETRIES = 3
 """How often a slot is tried again after its worker died: a proposal that takes all memory kills every worker."""
@@ -69,8 +73,8 @@ def is_over(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and (trial.state.name != "FAIL" or FAILED in trial.user_attrs)
 
 
-def fill(study: Study, count: int, pace: Pace, first: list[dict[str, Any]] | None = None) -> bool:
-    """Give up trials without a sign of life and queue every slot that nobody has; whether any slot is still open.
+def fill(study: Study, count: int, pace: Pace) -> bool:
+    """Give up trials without a sign of life, and queue a slot that nobody has if none waits; whether any is still open.
 
     Several workers may do this at the same moment: a slot that got two trials is settled when the second is taken.
 
@@ -78,7 +82,6 @@ def fill(study: Study, count: int, pace: Pace, first: list[dict[str, Any]] | Non
         study: the search.
         count: how many slots it has.
         pace: when a trial is given up.
-        first: proposals of the first slots; the others are drawn.
     """
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
@@ -88,19 +91,25 @@ def fill(study: Study, count: int, pace: Pace, first: list[dict[str, Any]] | Non
             with contextlib.suppress(UpdateFinishedTrialError):
                 study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
     there = standing(study)
-    for slot in range(count):
-        died = there.get(slot)
-        if died is None:
-            wanted = dict(first[slot]) if first and slot < len(first) else {}
-            study.enqueue_trial(wanted, user_attrs={SLOT: slot})
-        elif died.state == TrialState.FAIL and FAILED not in died.user_attrs:
-            tries = died.user_attrs.get("retries", 0) + 1
-            if tries > MOST_RETRIES:
-                # A finished trial takes no more attributes: that the slot is over is said by one more that failed.
-                study.add_trial(_gave_up(died, slot))
-            else:
-                study.enqueue_trial(died.params, user_attrs={SLOT: slot, "retries": tries})
-    return any(not is_over(trial) for slot, trial in standing(study).items() if slot < count)
+    left = [slot for slot in range(count) if slot not in there or not is_over(there[slot])]
+    nobodys = [slot for slot in left if slot not in there or there[slot].state == TrialState.FAIL]
+    if nobodys and not any(slot in there and there[slot].state == TrialState.WAITING for slot in left):
+        _queue(study, nobodys[0], there.get(nobodys[0]))
+    return bool(left)
+
+
+def _queue(study: Study, slot: int, died: FrozenTrial | None) -> None:
+    """Have a slot tried, or tried again; one that died too often is over."""
+    if died is None:
+        first = study.user_attrs.get(FIRST, [])
+        study.enqueue_trial(dict(first[slot]) if slot < len(first) else {}, user_attrs={SLOT: slot})
+        return
+    tries = died.user_attrs.get(RETRIES, 0) + (RETURNED not in died.user_attrs)
+    if tries > MOST_RETRIES:
+        # A finished trial takes no more attributes: that the slot is over is said by one more that failed.
+        study.add_trial(_gave_up(died, slot))
+    else:
+        study.enqueue_trial(died.params, user_attrs={SLOT: slot, RETRIES: tries})
 
 
 def _gave_up(died: FrozenTrial, slot: int) -> FrozenTrial:
@@ -114,26 +123,37 @@ def _gave_up(died: FrozenTrial, slot: int) -> FrozenTrial:
     )
 
 
-def take(study: Study) -> Trial | None:
-    """A trial of the queue, to be run by this worker; None where there is none."""
-    from optuna.trial import TrialState
+def take(study: Study, count: int, draw: Callable[[int], None]) -> Trial | None:
+    """A trial of the queue, to be run by this worker; None where there is none.
 
-    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        return None
-    trial = study.ask()
-    slot = trial.user_attrs.get(SLOT)
-    others = (
-        other
+    ``draw`` is told its slot, and gives the study the sampler of what is not decided yet.
+    """
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import Trial, TrialState
+
+    storage = study._storage
+    for waiting in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        slot, number = waiting.user_attrs.get(SLOT, count), waiting._trial_id
+        with contextlib.suppress(UpdateFinishedTrialError):  # another took it, and has ended it
+            if slot >= count or not storage.set_trial_state_values(number, state=TrialState.RUNNING):
+                continue
+            if _is_anothers(study, slot, waiting.number):
+                storage.set_trial_user_attr(number, SURPLUS, True)
+                storage.set_trial_state_values(number, state=TrialState.FAIL)
+                continue
+            draw(slot)
+            study._thread_local.cached_all_trials = None  # as in Study.ask, which takes what it finds
+            return Trial(study, number)
+    return None
+
+
+def _is_anothers(study: Study, slot: int, number: int) -> bool:
+    """Whether a slot is over, or run by a trial of a lower number: two workers queued it at once."""
+    return any(
+        is_over(other) or (other.state.name == "RUNNING" and other.number < number)
         for other in study.get_trials(deepcopy=False)
-        if slot is not None and other.user_attrs.get(SLOT) == slot and other.number != trial.number
+        if other.user_attrs.get(SLOT) == slot and other.number != number
     )
-    if slot is None or any(
-        is_over(other) or (other.state == TrialState.RUNNING and other.number < trial.number) for other in others
-    ):
-        trial.set_user_attr(SURPLUS, True)  # two workers queued it, or took the last of the queue, at once
-        study.tell(trial, state=TrialState.FAIL)
-        return None
-    return trial
 
 
 @contextlib.contextmanager
@@ -145,12 +165,22 @@ def give_back(study: Study, trial: Trial) -> Iterator[None]:
 
     try:
         yield
-    except UpdateFinishedTrialError:
-        _LOG.warning("trial %d showed no sign of life for too long, and was given up while it ran", trial.number)
-    except BaseException:
+    except BaseException as error:
+        # Study.tell raises a ValueError.
+        if isinstance(error, UpdateFinishedTrialError | ValueError) and _has_ended(study, trial):
+            _LOG.warning("trial %d showed no sign of life for too long, and was given up while it ran", trial.number)
+            return
         with contextlib.suppress(Exception):
+            if not isinstance(error, Exception):
+                trial.set_user_attr(RETURNED, True)
             study.tell(trial, state=TrialState.FAIL)
         raise
+
+
+def _has_ended(study: Study, trial: Trial) -> bool:
+    with contextlib.suppress(Exception):
+        return study._storage.get_trial(trial._trial_id).state.is_finished()
+    return False
 
 
 @contextlib.contextmanager

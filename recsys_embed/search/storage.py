@@ -6,25 +6,27 @@ Optuna opens them too.
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import shutil
+import contextlib
+import errno
+import random
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_embed.errors import CheckpointError, StackError
-from recsys_embed.files import sync, try_lock, typed_errors
-from recsys_embed.tracking.uris import reason, shown
+from recsys_embed.files import typed_errors
+from recsys_embed.tracking.uris import database, reason, shown
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-_LOG = logging.getLogger("recsys_embed")
 INSTALL = "pip install 'recsys-embed[search]'"
 _BUSY_SECONDS = 60.0
 """How long a writer waits for others that hold the database or the journal."""
+_BOTH_MADE = re.compile("already exists|UNIQUE|[Dd]uplicate")
+"""What databases say where two processes make the same tables."""
 
 
 def optuna() -> Any:
@@ -41,6 +43,13 @@ def optuna() -> Any:
     return library
 
 
+def place_of(where: str, folder: Path) -> str:
+    """The URL of the database, or the path of the journal, that ``search.storage`` names."""
+    if where == "sqlite":
+        return f"sqlite:///{(folder / 'trials.db').resolve()}"
+    return str(folder / "trials.journal") if where == "journal" else where
+
+
 def open_storage(where: str, folder: Path) -> BaseStorage:
     """The storage that ``search.storage`` names: ``sqlite`` and ``journal`` are files in ``folder``, a URL a database,
     anything else the path of a journal.
@@ -48,100 +57,67 @@ def open_storage(where: str, folder: Path) -> BaseStorage:
     Raises:
         CheckpointError: it cannot be opened; names it.
     """
-    library = optuna()
-    if where != "sqlite" and "://" not in where:
-        path = folder / "trials.journal" if where == "journal" else Path(where)
-        with typed_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        journal: BaseStorage = library.storages.JournalStorage(_journal(path))
-        return journal
-    url = where
-    if where == "sqlite":
-        with typed_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{(folder / 'trials.db').resolve()}"
-    waits = {"connect_args": {"timeout": _BUSY_SECONDS}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    library, url = optuna(), place_of(where, folder)
     try:
-        database: BaseStorage = library.storages.RDBStorage(url, engine_kwargs=waits)
-        return database
+        if "://" not in url:
+            from recsys_embed.search.journal import Journal
+
+            Path(url).parent.mkdir(parents=True, exist_ok=True)
+            storage: BaseStorage = library.storages.JournalStorage(Journal(Path(url), _BUSY_SECONDS))
+            return storage
+        folder.mkdir(parents=True, exist_ok=True)
+        return _database(library, url)
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(f"{shown(url)}: cannot be opened: {reason(error)}", file=shown(url)) from error
 
 
-def _journal(path: Path) -> Any:
-    """The journal at ``path``, mended, under a lock that ends with the process that holds it."""
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-    from optuna.storages.journal._file import BaseJournalFileLock
+@contextlib.contextmanager
+def storage_errors(where: str, folder: Path) -> Iterator[None]:
+    """Name the storage in errors of its database: it is full, away, or was held for too long.
 
-    class Lock(BaseJournalFileLock):
-        """Optuna's own lock is a link that outlives a killed process: the next one waits for half a minute."""
-
-        def __init__(self) -> None:
-            self._descriptor = -1
-
-        def acquire(self) -> bool:
-            self._descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT)
-            begin = time.monotonic()
-            while try_lock(self._descriptor) is False:
-                if time.monotonic() - begin > _BUSY_SECONDS:
-                    os.close(self._descriptor)
-                    raise CheckpointError(f"{path}: another process has held it for a minute", file=str(path))
-                time.sleep(0.01)
-            return True
-
-        def release(self) -> None:
-            os.close(self._descriptor)
-
-    lock = Lock() if _has_locks(path) else JournalFileSymlinkLock(str(path))
-    if path.exists():
-        lock.acquire()
-        try:
-            if (copy := mend(path)) is not None:
-                _LOG.warning("%s had a torn record, which was dropped; the file as it was is %s", path, copy.name)
-        finally:
-            lock.release()
-    return JournalFileBackend(str(path), lock_obj=lock)
-
-
-def _has_locks(path: Path) -> bool:
-    with typed_errors(path):
-        descriptor = os.open(f"{path}.locks", os.O_RDWR | os.O_CREAT)
-    try:
-        return try_lock(descriptor) is not None
-    finally:
-        os.close(descriptor)
-        os.unlink(f"{path}.locks")
-
-
-def mend(path: Path) -> Path | None:
-    """Drop the records of a journal that a killed writer or a full disk left torn; where the whole file is kept.
-
-    A record is a line. A torn one was never read by anybody, as readers stop before it, but the next writer would go on
-    in the same line, after which no reader gets any further.
-
-    None: nothing was torn.
+    Raises:
+        CheckpointError: instead of Optuna's.
     """
-    whole = path.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    sound = [line for line in lines if _is_record(line)]
-    if len(sound) == len(lines):
-        return None
-    copy = path.with_name(f"{path.name}.torn-{time.strftime('%Y%m%d-%H%M%S')}")
-    with typed_errors(path):
-        shutil.copyfile(path, copy)
-        sync(copy)
-        mended = path.with_name(f"{path.name}.mended")
-        mended.write_bytes(b"".join(sound))
-        sync(mended)
-        os.replace(mended, path)
-    return copy
-
-
-def _is_record(line: bytes) -> bool:
-    if not line.endswith(b"\n"):
-        return False
+    url = place_of(where, folder)
     try:
-        record = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(record, dict) and "op_code" in record and "worker_id" in record
+        yield
+    except optuna().exceptions.StorageInternalError as error:
+        told, file = reason(error.__cause__ or error), database(url)
+        if file is not None and "disk is full" in told:
+            with typed_errors(file):
+                raise OSError(errno.ENOSPC, told) from error
+        raise CheckpointError(f"{shown(url)}: {told}; the same command goes on from there", file=shown(url)) from error
+
+
+def _database(library: Any, url: str) -> BaseStorage:
+    """The database at ``url``, whose tables may be made by another process at this moment."""
+    sqlite = url.startswith("sqlite")
+    options = {"connect_args": {"timeout": _BUSY_SECONDS}} if sqlite else {"pool_pre_ping": True}
+    for wait in (0.1, 0.5, 2.0, None):
+        try:
+            storage = library.storages.RDBStorage(url, engine_kwargs=options)
+            break
+        except Exception as error:
+            if wait is None or not _BOTH_MADE.search(str(error)):
+                raise
+            time.sleep(wait * random.uniform(0.5, 1.5))
+    if sqlite:
+        _one_at_a_time(storage.engine)
+    opened: BaseStorage = storage
+    return opened
+
+
+def _one_at_a_time(engine: Any) -> None:
+    """Hold SQLite's lock for the whole of every transaction.
+
+    Optuna asks for the lock of the row that it reads and then changes. SQLite has none, and Python begins a transaction
+    at the change: two workers would take one trial, or one would give up what the other just completed.
+    """
+    from sqlalchemy import event
+
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "begin", begun)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from recsys_embed.training.interrupt import Interrupted
 
 
 @contextlib.contextmanager
-def helped(config: Config, method: str, dataset: Path, out: Path, first: list[dict[str, Any]]) -> Iterator[None]:
+def helped(config: Config, method: str, dataset: Path, out: Path) -> Iterator[None]:
     """Run the block while ``search.workers - 1`` more processes take trials; they end with it, and when all is over.
 
     One that dies takes nobody with it: its trial is taken up by another when its heartbeat has stopped.
@@ -33,8 +32,7 @@ def helped(config: Config, method: str, dataset: Path, out: Path, first: list[di
     threads, before = max(1, (os.cpu_count() or 1) // (more + 1)), torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=_take_trials, args=(config, method, dataset, out, first, place + 1, threads))
-        for place in range(more)
+        context.Process(target=_take_trials, args=(config, method, dataset, out, threads)) for _ in range(more)
     ]
     for process in processes:
         process.start()
@@ -51,12 +49,10 @@ def helped(config: Config, method: str, dataset: Path, out: Path, first: list[di
             process.join()
 
 
-def _take_trials(
-    config: Config, method: str, dataset: Path, out: Path, first: list[dict[str, Any]], worker: int, threads: int
-) -> None:
+def _take_trials(config: Config, method: str, dataset: Path, out: Path, threads: int) -> None:
     start_worker(threads)
     data = opened(dataset)
     study = open_study(config, method, data.fingerprint, out)
     space = Space.of(config, data.features)
     with contextlib.suppress(Interrupted):
-        Trials(config, method, space, data, out, study, worker=worker, first=first, progress=False).run()
+        Trials(config, method, space, data, out, study, progress=False).run()

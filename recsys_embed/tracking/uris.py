@@ -58,6 +58,6 @@ def shown(text: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """An error in one short line, fit to be shown."""
     return shown(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -12,7 +12,7 @@ from bench import faults
 from bench.injections import ROWS, injection
 from bench.injections.tally import QUICK, NotBuiltError, Scale, Tally
 
-SLOW = {"F3", "F5", "F7", "F9", "F11", "F17", "F18", "F19", "F20", "F21"}
+SLOW = {"F3", "F5", "F7", "F9", "F11", "F12", "F17", "F18", "F19", "F20", "F21"}
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, marks=pytest.mark.slow if row in SLOW else ()) for row in ROWS])

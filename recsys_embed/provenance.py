@@ -66,12 +66,17 @@ def _version(distribution: str) -> str:
         return ""
 
 
-@cache
 def code_digest() -> str:
     """A digest of the contents of :data:`TRAINING_CODE`: changes when a training run could come out differently."""
+    return digest_of(TRAINING_CODE)
+
+
+@cache
+def digest_of(parts: tuple[str, ...]) -> str:
+    """A digest of the contents of this package's files and folders."""
     root = Path(__file__).parent
     digest = xxhash.xxh3_64()
-    for part in TRAINING_CODE:
+    for part in parts:
         path = root / part
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.relative_to(root).as_posix().encode() + b"\0")

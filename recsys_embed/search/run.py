@@ -138,7 +138,8 @@ class _Search:
         if self._first:
             self._write()
             _LOG.info("%s: %s", method, _outcome(row))
-            self._track(cell, row)
+            if not document["row"]["reused"]:
+                self._track(cell, row)
 
     # --- sampled methods -------------------------------------------------------------------------------------
 
@@ -263,10 +264,9 @@ class _Search:
         """Train the best of every method with all seeds."""
         search = self._config.search
         chosen = self._agreed_finalists()
-        if not chosen:
-            errors = [row for rows in self._rows.values() for row in rows if row["status"] == "infeasible"]
-            if errors and len(errors) == sum(map(len, self._rows.values())):
-                raise _nothing_fits(self._config, self._dataset)
+        infeasible = all(row["status"] == "infeasible" for rows in self._rows.values() for row in rows)
+        if ranks.told("nothing fits" if infeasible else ""):
+            raise _nothing_fits(self._config, self._dataset)
         cells = [
             Cell(seeded(config, seed), "" if config.embedding.budget is None else self._budget, found_by=name)
             for name, config in chosen.items()

@@ -12,13 +12,15 @@ import xxhash
 from recsys_embed.config import Config, SearchConfig
 from recsys_embed.errors import ConfigError
 from recsys_embed.hashing import seed_of
-from recsys_embed.provenance import code_digest
+from recsys_embed.provenance import code_digest, digest_of
 from recsys_embed.search.storage import open_storage, optuna
 
 if TYPE_CHECKING:
     from optuna import Study
 
 IDENTITY = "recsys_embed:identity"
+SPACE_CODE = ("budget.py", "search/division.py", "search/space.py")
+"""Sources that say what the parameters of a trial stand for."""
 
 
 def objectives(method: str, search: SearchConfig) -> dict[str, str]:
@@ -64,7 +66,8 @@ def _identity(config: Config, fingerprint: str) -> str:
     free = {"methods", "trials", "finalists", "seeds", "warm_start", "storage", "workers", "grace_seconds"}
     tree = config.model_dump(mode="json", include={"model", "embedding"})
     tree |= {"training": config.training.protocol(), "search": config.search.model_dump(mode="json", exclude=free)}
-    return xxhash.xxh3_64_hexdigest(json.dumps([tree, fingerprint, code_digest()], sort_keys=True).encode())
+    code = [code_digest(), digest_of(SPACE_CODE)]
+    return xxhash.xxh3_64_hexdigest(json.dumps([tree, fingerprint, code], sort_keys=True).encode())
 
 
 def draw_by(study: Study, method: str, search: SearchConfig, slot: int) -> None:

@@ -105,16 +105,16 @@ def test_split_files_and_patterns_are_named_from_here(tmp_path: Path, monkeypatc
 def test_a_logged_config_comes_back_and_only_as_it_was_logged(job: Any) -> None:
     from mlflow import MlflowClient
 
-    tracker = Tracker(job.config(uri="sqlite:///own.db"), "report", job="report")
+    tracker = Tracker(job.config(uri="sqlite:///repeat.db"), "report", job="report")
     tracker.artifacts([])
     assert tracker.run_id is not None
-    tracking = job.config(uri="sqlite:///own.db").tracking
-    assert parse_config(fetch_config(tracker.run_id, tracking)) == job.config(uri="sqlite:///own.db")
+    tracking = job.config(uri="sqlite:///repeat.db").tracking
+    assert parse_config(fetch_config(tracker.run_id, tracking)) == job.config(uri="sqlite:///repeat.db")
     with pytest.raises(ConfigError, match="nosuchrun"):
         fetch_config("nosuchrun", tracking)
     with pytest.raises(ConfigError, match=r"no store 'absent\.db'"):
         fetch_config(tracker.run_id, job.config(uri="sqlite:///absent.db").tracking)
     assert not Path("absent.db").exists()
-    MlflowClient("sqlite:///own.db").log_text(tracker.run_id, "changed = true", "config.toml")
+    MlflowClient("sqlite:///repeat.db").log_text(tracker.run_id, "changed = true", "config.toml")
     with pytest.raises(CheckpointError):
         fetch_config(tracker.run_id, tracking)

@@ -515,7 +515,7 @@ class SearchConfig(Node):
     dense_lr: LogRange | None = None
     decay: LogRange | None = None
     sampler: Literal["gp", "tpe", "random"] = "gp"
-    pruner: Literal["median", "hyperband", "none"] = "median"
+    pruner: Literal["none", "median", "hyperband"] = "none"
     smallest: float = Field(default=0.1, gt=0, le=1)
     latency: bool = False
     finalists: int = Field(default=1, ge=1)

@@ -466,9 +466,10 @@ class TuningConfig(Node):
     """Equal tuning: the same trials for every strategy, full included, judged on validation alone.
 
     Each of ``epochs`` is a setting of its own, with ``trials`` trainings and a result: embeddings overfit from the
-    second epoch on, which small tables hide. ``tables_lr`` and ``dense_lr`` are those of the optimizer, which keeps
-    its own where a range is left out; ``decay`` is that of the embedding, and 0 in a share ``no_decay`` of the trials.
-    Stages of fixed length, as some strategies have, are not shortened by ``epochs``.
+    second epoch on, which small tables hide. The first trial has the settings as configured; the others are drawn.
+    ``tables_lr`` and ``dense_lr`` are those of the optimizer, which keeps its own where a range is left out; ``decay``
+    is that of the embedding, and 0 in a share ``no_decay`` of what is drawn. Stages of fixed length, as some
+    strategies have, are not shortened by ``epochs``.
     """
 
     trials: int = Field(default=8, ge=1)

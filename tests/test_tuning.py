@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from recsys_embed import jobs
-from recsys_embed.config import Config, TuningConfig, parse_config
+from recsys_embed.config import Config, parse_config
 from recsys_embed.data import EncodedDataset
 from recsys_embed.errors import ConfigError
 from recsys_embed.report import judge, study
@@ -65,25 +65,31 @@ def values(row: Any) -> dict[str, float]:
 # --- the proposals -------------------------------------------------------------------------------------------
 
 
-def test_proposals_cover_the_space_evenly_and_more_of_them_extend_the_list() -> None:
-    space = TuningConfig(trials=16, tables_lr=(0.001, 1.0), decay=(1e-6, 1e-2), no_decay=0.25, seed=5)
-    found = proposals(space)
+def proposed(tree: dict[str, Any], **space: Any) -> list[dict[str, float]]:
+    tree["study"]["tuning"] = space
+    return proposals(config(tree))
+
+
+def test_proposals_begin_as_configured_cover_the_space_evenly_and_are_extended_by_more(tree: dict[str, Any]) -> None:
+    space = {"trials": 17, "tables_lr": [0.001, 1.0], "decay": [1e-6, 1e-2], "no_decay": 0.25, "seed": 5}
+    first, *found = proposed(tree, **space)
+    assert first == {"tables_lr": 0.2, "decay": 0.0}
     # Sixteen points of a Sobol sequence: one in each sixteenth of a range, in powers of ten.
     assert sorted(math.floor(16 * (math.log10(one["tables_lr"]) + 3) / 3) for one in found) == list(range(16))
     decays = sorted(one["decay"] for one in found)
     assert decays[:4] == [0.0] * 4
     assert [math.floor(12 * (math.log10(decay) + 6) / 4) for decay in decays[4:]] == list(range(12))
     for fewer in (1, 3, 8):
-        assert proposals(space.model_copy(update={"trials": fewer})) == found[:fewer]
-    assert proposals(space.model_copy(update={"seed": 6})) != found
+        assert proposed(tree, **space | {"trials": fewer}) == [first, *found][:fewer]
+    assert proposed(tree, **space | {"seed": 6})[1:] != found
 
 
-def test_a_range_of_one_value_holds_it_and_an_absent_one_is_not_tuned() -> None:
-    space = TuningConfig(trials=2, tables_lr=(0.0512345, 0.0512345), dense_lr=(0.001, 0.01), no_decay=1.0)
-    assert [{**one, "dense_lr": 0} for one in proposals(space)] == [
-        {"tables_lr": 0.0512345, "dense_lr": 0, "decay": 0.0}
-    ] * 2
-    assert all("dense_lr" not in one for one in proposals(TuningConfig()))
+def test_a_range_of_one_value_holds_it_and_an_absent_one_is_not_tuned(tree: dict[str, Any]) -> None:
+    space = {"trials": 3, "tables_lr": [0.0512345, 0.0512345], "dense_lr": [0.001, 0.01], "no_decay": 1.0}
+    first, *drawn = proposed(tree, **space)
+    assert first == {"tables_lr": 0.2, "dense_lr": 0.01, "decay": 0.0}
+    assert [{**one, "dense_lr": 0} for one in drawn] == [{"tables_lr": 0.0512345, "dense_lr": 0, "decay": 0.0}] * 2
+    assert all("dense_lr" not in one for one in proposed(tree))
 
 
 def test_without_scipy_the_extra_is_named_before_anything_is_written(
@@ -229,7 +235,7 @@ def test_the_best_trial_of_the_same_list_wins_for_each(
     pd.testing.assert_frame_equal(rows[~rows["tuned"]][columns], default[columns])
     # Every contender, full included, was given the same list; one that fits no budget was given none.
     trials = read_trials(tmp_path / "tuned")
-    listed = [values(one) for one in proposals(config(tree).study.tuning)]
+    listed = [values(one) for one in proposals(config(tree))]
     groups = dict(list(trials.groupby(CONTENDER)))
     assert list(groups) == [("full", "", 1), ("full", "", 2), ("hash", "0.5", 1), ("hash", "0.5", 2)]
     for mine in groups.values():
@@ -290,15 +296,15 @@ def test_trials_that_do_not_end_well_are_spent_and_never_win(
     trials = read_trials(tmp_path)
     full = trials[trials["strategy"] == "full"]
     assert len(full) == len(trials) / 2 == 8
-    assert full["status"].value_counts().to_dict() == {"ok": 4, "diverged": 4}
-    assert full[full["status"] == "ok"]["chosen"].tolist() == [True, False, False, False]  # of equals the first
+    assert full["status"].value_counts().to_dict() == {"ok": 3, "diverged": 5}
+    assert full[full["status"] == "ok"]["chosen"].tolist() == [True, False, False]  # of equals the first
     assert exit_code(rows) == 0
 
     monkeypatch.setattr(study, "judge_cell", Stub(hash="failed"))
     again = run_study(config(tree, "study.seeds=[0]"), tmp_path / "none", progress=False)
     lost = again[again["status"] != "ok"]
     assert lost[["strategy", "tuned", "status"]].to_numpy().tolist() == [["hash", True, "failed"]]
-    first = proposals(config(tree).study.tuning)[0]["tables_lr"]
+    first = proposals(config(tree))[0]["tables_lr"]
     assert lost["error"].iloc[0] == f"none of 8 trials ended well; the first failed: E {first}"
     assert lost["tuning"].iloc[0]["values"] == {}
     assert exit_code(again) == 4

@@ -290,7 +290,7 @@ def check_study(config: Config) -> None:
     """
     check_names(config, config.study.strategies)
     if config.study.tuning is not None:
-        proposals(config.study.tuning)
+        proposals(config)
 
 
 def sized(config: Config, features: Sequence[Feature]) -> Plan:

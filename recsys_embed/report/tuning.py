@@ -20,10 +20,11 @@ OPTIMIZER = ("tables_lr", "dense_lr")
 """What is tuned of ``training.optimizer``; ``decay`` is the embedding's."""
 
 
-def proposals(space: TuningConfig) -> list[dict[str, float]]:
-    """The settings to try: the first ``space.trials`` points of a scrambled Sobol sequence through the space.
+def proposals(config: Config) -> list[dict[str, float]]:
+    """The ``study.tuning.trials`` settings to try: those configured, then points of a scrambled Sobol sequence.
 
-    It covers the space evenly from its first points on, whatever their number. Four significant digits each.
+    With those configured among them, nothing is chosen that validation finds worse. The sequence covers the space
+    evenly from its first points on, whatever their number. Four significant digits each.
 
     Raises:
         ConfigError: SciPy is not installed; names the extra.
@@ -35,10 +36,16 @@ def proposals(space: TuningConfig) -> list[dict[str, float]]:
             "study.tuning needs SciPy, which the extra 'search' brings: pip install 'recsys-embed[search]'",
             path="study.tuning",
         ) from error
-    names = [name for name in (*OPTIMIZER, "decay") if getattr(space, name) is not None]
-    sequence = qmc.Sobol(len(names), rng=space.seed)
-    points = sequence.random_base2((space.trials - 1).bit_length())[: space.trials].tolist()
-    return [{name: _value(space, name, place) for name, place in zip(names, point, strict=True)} for point in points]
+    space, optimizer = config.study.tuning, config.training.optimizer
+    assert space is not None
+    configured = {name: getattr(optimizer, name) for name in OPTIMIZER} | {"decay": config.embedding.decay}
+    names = [name for name in configured if getattr(space, name) is not None]
+    drawn = space.trials - 1
+    points = qmc.Sobol(len(names), rng=space.seed).random_base2(drawn.bit_length())[:drawn].tolist()
+    return [
+        {name: configured[name] for name in names},
+        *({name: _value(space, name, place) for name, place in zip(names, point, strict=True)} for point in points),
+    ]
 
 
 def _value(space: TuningConfig, name: str, place: float) -> float:
@@ -93,7 +100,7 @@ def contenders(config: Config, cells: Iterable[Cell], *, infeasible: Iterable[Ce
     """
     space = config.study.tuning
     assert space is not None
-    values, without = tuple(proposals(space)), set(infeasible)
+    values, without = tuple(proposals(config)), set(infeasible)
     return [
         Contender(Cell(_with(cell.config, {}, epochs=epochs), cell.budget), space, () if cell in without else values)
         for cell in cells

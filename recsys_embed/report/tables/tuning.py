@@ -48,7 +48,7 @@ def tuning_facts(section: Section) -> list[tuple[str, str]]:
     return facts
 
 
-_SAME = "the same list of settings for all, drawn before the first from a Sobol sequence"
+_SAME = "the same list of settings for all: those configured, then a Sobol sequence, drawn before the first"
 _CHOICE = (
     "The trial with the highest validation AUC, the first of equals; a trial that fails or diverges is spent. The test "
     "split is not read in trials."

@@ -319,27 +319,67 @@ class LabelConfig(Node):
     negative: tuple[str | int | float, ...] = ("0",)
 
 
+class TimeSplitConfig(Node):
+    """Rows in the order of a column: validation begins at the value ``val``, test at ``test``; or, with ``fractions``,
+    where these shares of all rows lie before. Numbers, or text in the order of its bytes, as ISO 8601 is."""
+
+    column: str
+    val: int | float | str | None = None
+    test: int | float | str | None = None
+    fractions: tuple[float, float, float] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, value: Any) -> Any:
+        return {"column": value, "fractions": (0.8, 0.1, 0.1)} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> TimeSplitConfig:
+        given = (self.val is not None, self.test is not None)
+        if any(given) == (self.fractions is not None) or given[0] != given[1]:
+            raise ValueError("time needs either val and test, or fractions")
+        if self.fractions is not None:
+            _check_fractions(self.fractions, "time.fractions")
+        elif isinstance(self.val, str) != isinstance(self.test, str):
+            raise ValueError(f"val and test are both numbers or both text, got {self.val!r} and {self.test!r}")
+        elif self.val >= self.test:  # type: ignore[operator]
+            raise ValueError(f"validation begins before test, got {self.val!r} and {self.test!r}")
+        return self
+
+
+def _check_fractions(fractions: tuple[float, float, float], name: str) -> None:
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"{name} fractions are positive and sum to 1, got {list(fractions)}")
+
+
 class SplitConfig(Node):
-    """Seeded random fractions, or a column that says train/val/test, or one file per split."""
+    """Seeded random fractions, all rows of one value of ``group`` in one split; a column that says train/val/test; the
+    order of time; ``every = k``: of each k rows of a file the last is for test and the one before it for validation;
+    or one file per split."""
 
     random: tuple[float, float, float] | None = None
     seed: int = 0
+    group: str | None = None
     column: str | None = None
+    time: TimeSplitConfig | None = None
+    every: int | None = Field(default=None, ge=3)
     files: dict[Literal["train", "val", "test"], str] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _default(cls, value: Any) -> Any:
-        if isinstance(value, dict) and not {"random", "column", "files"} & set(value):
+        if isinstance(value, dict) and not {"random", "column", "time", "every", "files"} & set(value):
             return {**value, "random": (0.8, 0.1, 0.1)}
         return value
 
     @model_validator(mode="after")
     def _one_way(self) -> SplitConfig:
-        if sum(way is not None for way in (self.random, self.column, self.files)) != 1:
-            raise ValueError("split is exactly one of random, column, files")
-        if self.random is not None and (min(self.random) <= 0 or abs(sum(self.random) - 1) > 1e-6):
-            raise ValueError(f"random fractions are positive and sum to 1, got {list(self.random)}")
+        if sum(way is not None for way in (self.random, self.column, self.time, self.every, self.files)) != 1:
+            raise ValueError("split is exactly one of random, column, time, every, files")
+        if self.random is not None:
+            _check_fractions(self.random, "random")
+        if self.group is not None and self.random is None:
+            raise ValueError("group goes with random")
         if self.files is not None and set(self.files) != {"train", "val", "test"}:
             raise ValueError(f"files names train, val and test, got {sorted(self.files)}")
         return self
@@ -357,8 +397,23 @@ class PlantedConfig(Node):
     seed: int = 0
 
 
+class ColumnConfig(Node):
+    """What differs for one feature from ``data.min_count``, ``data.max_vocabulary`` and ``data.missing``."""
+
+    min_count: int | None = Field(default=None, ge=1)
+    max_vocabulary: int | None = Field(default=None, ge=1)
+    missing: Literal["pooled", "own"] | None = None
+
+
 class DataConfig(Node):
-    """Where the rows are and what their columns mean."""
+    """Where the rows are and what their columns mean.
+
+    A value gets an id when it is counted at least ``min_count`` times in the training rows, and is among the
+    ``max_vocabulary`` most frequent ones. The others, and those not seen in training, share id 0; a missing cell too
+    where ``missing`` is ``pooled``, and has an id of its own where it is ``own``. ``columns`` says otherwise for some
+    features. ``crosses`` are features made of several columns, and ``buckets`` of a numeric one: so many quantiles of
+    its training rows, or ``log_square``.
+    """
 
     path: str | None = None
     planted: PlantedConfig | None = None
@@ -367,7 +422,12 @@ class DataConfig(Node):
     multi_valued: dict[str, str] = {}
     numeric: tuple[str, ...] | dict[str, Literal["log", "standard"]] = ()
     split: SplitConfig = SplitConfig(random=(0.8, 0.1, 0.1))
+    crosses: dict[str, Annotated[tuple[str, ...], Field(min_length=2)]] = {}
+    buckets: dict[str, Annotated[int, Field(ge=2)] | Literal["log_square"]] = {}
     min_count: int = Field(default=1, ge=1)
+    max_vocabulary: int | None = Field(default=None, ge=1)
+    missing: Literal["pooled", "own"] = "pooled"
+    columns: dict[str, ColumnConfig] = {}
     separator: str | None = None
     vocabulary: dict[str, str] = {}
     pooling: Literal["sum", "mean"] = "mean"
@@ -382,6 +442,17 @@ class DataConfig(Node):
     def labels(self) -> LabelConfig:
         """The label as a column with its positive and negative values."""
         return self.label if isinstance(self.label, LabelConfig) else LabelConfig(column=self.label)
+
+    def missing_of(self, feature: str) -> Literal["pooled", "own"]:
+        """What a missing cell of a feature is."""
+        return self.columns.get(feature, ColumnConfig()).missing or self.missing
+
+    def limits_of(self, vocabulary: str) -> ColumnConfig:
+        """The least count and the largest size of a vocabulary."""
+        own = self.columns.get(vocabulary, ColumnConfig())
+        return ColumnConfig(
+            min_count=own.min_count or self.min_count, max_vocabulary=own.max_vocabulary or self.max_vocabulary
+        )
 
     @property
     def scalings(self) -> dict[str, str]:

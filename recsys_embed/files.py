@@ -66,6 +66,21 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.close(lock)
 
 
+def publish(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Make a finished folder of the same file system ``path``, as :func:`atomic_folder` does; an existing ``path`` then
+    stands where the new folder was, or is gone.
+
+    Raises:
+        CheckpointError: the disk refused; names ``path``, which is as before.
+    """
+    source, target = Path(folder), Path(path)
+    with typed_errors(target, inside=source):
+        clean(target)
+        _sync_tree(source)
+        _publish(source, target)
+        sync(target.parent)
+
+
 def atomic_write(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Write a file (text as UTF-8) so that after a crash it holds the old bytes or the new ones, never a mixture.
 

@@ -17,13 +17,15 @@ from recsys_embed.errors import DataError
 class Chunk:
     """Rows ``first_row``, ``first_row + 1``, … of ``file`` (data rows count from 1; None is a data frame).
 
-    ``split`` is set where each file is a split; ``probability [rows]`` where the truth is known (planted data).
+    ``file_number`` counts the files from 0. ``split`` is set where each file is a split; ``probability [rows]`` where
+    the truth is known (planted data).
     """
 
     table: pa.Table
     file: str | None = None
     first_row: int = 1
     split: str | None = None
+    file_number: int = 0
     probability: np.ndarray | None = None
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from recsys_embed.data.chunks import require
+from recsys_embed.data.spans import Span
 from recsys_embed.errors import DataError
 
 BLOCK = 4 << 20  # bytes read at once; a row must fit
@@ -54,8 +55,10 @@ def header(path: Path, separator: str) -> list[str]:
     return names
 
 
-def read_delimited(path: Path, columns: Sequence[str], separator: str) -> Iterator[pa.RecordBatch]:
-    """Stream some columns as text, null where a cell is empty.
+def read_delimited(
+    path: Path, columns: Sequence[str], separator: str, part: tuple[int, int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Stream some columns as text, null where a cell is empty; of the rows in some bytes where ``part`` is given.
 
     Raises:
         DataError: see :func:`header`; a missing column; a row with too few or too many fields, or not UTF-8.
@@ -76,7 +79,7 @@ def read_delimited(path: Path, columns: Sequence[str], separator: str) -> Iterat
     last = None
     try:
         with (
-            _open(path) as file,
+            _open(path) if part is None else Span(path, *part) as file,
             pacsv.open_csv(
                 pa.PythonFile(file, "r"),
                 read_options=pacsv.ReadOptions(use_threads=False, block_size=BLOCK),

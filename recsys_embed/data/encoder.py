@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from recsys_embed.data.bags import Bag, split_cells
 from recsys_embed.data.batches import Batch, Columns, gather
+from recsys_embed.data.cells import Cells, cells_of, cells_tree
 from recsys_embed.data.chunks import Chunk, frame_chunks
 from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.numeric import Scaler
@@ -21,23 +22,26 @@ from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.errors import CheckpointError
 from recsys_embed.features import Feature, resolve
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Vocabularies and scalers of the training split. ``separators`` cut the cells of multi-valued features."""
+    """Vocabularies and scalers of the training split. ``cells`` says where each feature's values come from;
+    ``separators`` cut the cells of multi-valued features."""
 
     features: tuple[Feature, ...]
     separators: Mapping[str, str]
     scalers: tuple[Scaler, ...]
     label: LabelRule
     vocabularies: Mapping[str, Vocabulary]
+    cells: Mapping[str, Cells]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The raw columns that :meth:`encode` reads; the label's is not among them."""
-        return tuple(dict.fromkeys([f.name for f in self.features] + [s.column for s in self.scalers]))
+        inputs = [column for f in self.features for column in self.cells[f.name].columns]
+        return tuple(dict.fromkeys(inputs + [s.column for s in self.scalers]))
 
     @property
     def dense(self) -> tuple[str, ...]:
@@ -74,7 +78,7 @@ class Encoder:
         return Columns(tuple(self._ids(feature, chunk) for feature in self.features), (*scaled, *flags), labels)
 
     def _ids(self, feature: Feature, chunk: Chunk) -> np.ndarray | Bag:
-        vocabulary, cells = self.vocabularies[feature.vocab], chunk.text(feature.name, exact=False)
+        vocabulary, cells = self.vocabularies[feature.vocab], self.cells[feature.name].text(chunk, exact=False)
         if not feature.multi_valued:
             return vocabulary.encode(cells)
         values, offsets = split_cells(cells, self.separators[feature.name])
@@ -89,6 +93,7 @@ class Encoder:
             "format": FORMAT,
             "label": asdict(self.label),
             "features": [feature_tree(feature, self.separators.get(feature.name)) for feature in self.features],
+            "cells": {name: cells_tree(cells) for name, cells in self.cells.items()},
             "scalers": [asdict(scaler) for scaler in self.scalers],
             "vocabularies": self.files,
         }
@@ -120,6 +125,7 @@ class Encoder:
                 scalers,
                 rule,
                 vocabularies,
+                {name: cells_of(one) for name, one in tree["cells"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error

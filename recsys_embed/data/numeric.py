@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -10,6 +13,9 @@ import numpy as np
 from recsys_embed.errors import DataError
 
 _BLOCK = 65_536
+_SPLIT = 2.0**27 + 1
+_LARGEST = 1e150  # its square is finite
+_UNIT = 2**1074
 
 
 def signed_log(x: np.ndarray) -> np.ndarray:
@@ -37,51 +43,70 @@ class Scaler:
 
 
 class Moments:
-    """Streaming mean and deviation, over blocks of fixed size, so that the size of the chunks makes no difference."""
+    """Mean and deviation from exact sums: how the cells are cut up and in which order they come makes no difference."""
 
     def __init__(self, column: str, scaling: Literal["standard", "log"]) -> None:
         self.column, self.scaling = column, scaling
         self.count = self.missing = 0
-        self._origin = self._mean = self._squares = 0.0
-        self._held: list[np.ndarray] = []
+        self._sum, self._squares = ExactSum(), ExactSum()
 
     def add(self, x: np.ndarray) -> None:
-        """Take in cells, ``[rows]`` float64 with NaN where missing."""
-        there = x[~np.isnan(x)]
-        self.missing += len(x) - len(there)
-        self._held.append(signed_log(there) if self.scaling == "log" else there)
-        held = np.concatenate(self._held)
-        while len(held) >= _BLOCK:
-            self._merge(held[:_BLOCK])
-            held = held[_BLOCK:]
-        self._held = [held]
-
-    def scaler(self) -> Scaler:
-        """The scaler these cells give. A column that never varies is only centred.
+        """Take in cells, ``[rows]`` float64 with NaN where missing.
 
         Raises:
             DataError: numbers too large to square.
         """
-        for held in self._held:
-            self._merge(held)
-        self._held = []
-        with np.errstate(over="ignore"):
-            deviation = float(np.sqrt(self._squares / max(self.count, 1)))
-        if not np.isfinite(deviation):
+        there = x[~np.isnan(x)]
+        self.missing += len(x) - len(there)
+        self.count += len(there)
+        if self.scaling == "log":
+            there = signed_log(there)
+        if len(there) and np.abs(there).max() > _LARGEST:
             raise DataError("the numbers are too large to be standardised; scale them by 'log'", column=self.column)
-        return Scaler(self.column, self.scaling, self._origin + self._mean, deviation or 1.0, self.missing > 0)
+        self._sum.add(there)
+        high = there * _SPLIT
+        high = high - (high - there)
+        low = there - high  # the halves' products have 53 bits at most, so they are exact (Dekker, 1971)
+        for product in (high * high, 2 * high * low, low * low):
+            self._squares.add(product)
 
-    def _merge(self, block: np.ndarray) -> None:
-        """Chan's update. Measured from the first cell, which makes a constant column's deviation exactly 0."""
-        if not len(block):
-            return
-        if not self.count:
-            self._origin = float(block[0])
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = block - self._origin
-            mean = float(x.mean())
-            total = self.count + len(x)
-            delta = mean - self._mean
-            self._squares += float(np.square(x - mean).sum()) + delta * delta * self.count * len(x) / total
-            self._mean += delta * len(x) / total
-        self.count = total
+    def scaler(self) -> Scaler:
+        """The scaler these cells give. A column that never varies is only centred."""
+        of = max(self.count, 1) * _UNIT
+        mean = Fraction(self._sum.total, of)
+        variance = Fraction(self._squares.total, of) - mean**2
+        deviation = math.sqrt(max(variance, Fraction(0)))
+        return Scaler(self.column, self.scaling, float(mean), deviation or 1.0, self.missing > 0)
+
+    def tree(self) -> list[int]:
+        """What was summed, as JSON."""
+        return [self.count, self.missing, self._sum.total, self._squares.total]
+
+    def merge(self, tree: Sequence[int]) -> None:
+        """Add what another's :meth:`tree` holds."""
+        count, missing, total, squares = tree
+        self.count += count
+        self.missing += missing
+        self._sum.total += total
+        self._squares.total += squares
+
+
+class ExactSum:
+    """The sum of float64 numbers without rounding: ``total`` in units of 2**-1074, of which each is a multiple."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, x: np.ndarray) -> None:
+        """Add finite numbers ``[n]``."""
+        for begin in range(0, len(x), _BLOCK):
+            mantissa, exponent = np.frexp(x[begin : begin + _BLOCK])
+            whole = np.ldexp(mantissa, 53)  # integers below 2**53
+            upper = np.trunc(whole * 2.0**-26)
+            lowest = int(exponent.min())
+            # Sums of at most 2**16 integers below 2**28: exact in float64.
+            for part, shift in ((upper, 26), (whole - upper * 2.0**26, 0)):
+                for place, value in enumerate(np.bincount(exponent - lowest, part).tolist()):
+                    if value:
+                        at = lowest + place - 53 + shift + 1074
+                        self.total += int(value) << at if at >= 0 else int(value) >> -at

@@ -55,18 +55,26 @@ def read_frames(
 
 
 def read_chunks(
-    file: Path, columns: Sequence[str], *, separator: str | None = None, chunk_rows: int = CHUNK_ROWS
+    file: Path,
+    columns: Sequence[str],
+    *,
+    separator: str | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    part: tuple[int, int] | None = None,
+    first_row: int = 1,
 ) -> Iterator[Chunk]:
     """Stream some columns of one file in chunks of ``chunk_rows`` rows, typed as they are in the file.
+
+    A ``part`` is from which to which row group of Parquet, or byte of CSV; its first row is ``first_row``.
 
     Raises:
         DataError: what cannot be read, with file, column and row.
     """
     if is_parquet(file):
-        tables: Iterator[pa.RecordBatch] = _read_parquet(file, columns, chunk_rows)
+        tables: Iterator[pa.RecordBatch] = _read_parquet(file, columns, chunk_rows, part)
     else:
-        tables = read_delimited(file, columns, separator or separator_of(file))
-    row = 1
+        tables = read_delimited(file, columns, separator or separator_of(file), part)
+    row = first_row
     for table in rebatch(tables, chunk_rows):
         yield Chunk(table, str(file), row)
         row += table.num_rows
@@ -100,7 +108,9 @@ def _parquet(file: Path) -> pq.ParquetFile:
         raise DataError(f"is not a whole Parquet file: {error}", file=str(file)) from error
 
 
-def _read_parquet(file: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+def _read_parquet(
+    file: Path, columns: Sequence[str], rows: int, part: tuple[int, int] | None
+) -> Iterator[pa.RecordBatch]:
     with _parquet(file) as parquet:
         names = parquet.schema_arrow.names
         require(columns, names, str(file))
@@ -108,7 +118,8 @@ def _read_parquet(file: Path, columns: Sequence[str], rows: int) -> Iterator[pa.
             if names.count(name) > 1:
                 raise DataError("stands twice in the file", file=str(file), column=name)
         try:
-            for batch in parquet.iter_batches(batch_size=rows, columns=list(columns)):
+            groups = None if part is None else list(range(*part))
+            for batch in parquet.iter_batches(batch_size=rows, row_groups=groups, columns=list(columns)):
                 yield batch.select(list(columns))
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"cannot be read: {error}", file=str(file)) from error

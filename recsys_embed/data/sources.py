@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,18 +14,23 @@ import xxhash
 
 from recsys_embed.config import DataConfig, PlantedConfig
 from recsys_embed.data.chunks import Chunk, frame_chunks, rebatch
+from recsys_embed.data.parts import Part, cut
 from recsys_embed.data.planted import VERSION, Planted
 from recsys_embed.data.readers import find_files, read_chunks
 from recsys_embed.errors import DataError
 
 
 class Source(Protocol):
-    """Raw rows, which can be read more than once."""
+    """Raw rows, which can be read more than once. ``shared``: by other processes, too."""
 
     name: str
+    shared: bool
 
-    def chunks(self, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
-        """Stream some columns in chunks of at most ``rows`` rows."""
+    def parts(self) -> list[Part]:
+        """The parts of the rows, in their order."""
+
+    def chunks(self, part: Part, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
+        """Stream some columns of a part in chunks of at most ``rows`` rows."""
 
     def describe(self) -> list[dict[str, Any]]:
         """What identifies the rows, as JSON."""
@@ -45,17 +51,34 @@ def open_source(config: DataConfig, frame: pd.DataFrame | None = None) -> Source
 class FileSource:
     """Files; those of ``split.files`` are a split each."""
 
+    shared = True
+
     def __init__(self, config: DataConfig) -> None:
         places: dict[Any, str | None] = {**(config.split.files or {None: config.path})}
         self.files = [(split, file) for split, place in places.items() for file in find_files(str(place))]
         self.separator = config.separator
         self.name = name_of(str(next(iter(places.values()))))
 
-    def chunks(self, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
+    def parts(self) -> list[Part]:
         """See :class:`Source`."""
-        for split, file in self.files:
-            for chunk in read_chunks(file, columns, separator=self.separator, chunk_rows=rows):
-                yield Chunk(chunk.table, chunk.file, chunk.first_row, split)
+        return [part for number, (_, file) in enumerate(self.files) for part in cut(number, file)]
+
+    def chunks(self, part: Part, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
+        """See :class:`Source`."""
+        split, file = self.files[part.file]
+        span = None if part.first is None or part.last is None else (part.first, part.last)
+        read = 0
+        for chunk in read_chunks(
+            file, columns, separator=self.separator, chunk_rows=rows, part=span, first_row=part.first_row
+        ):
+            read += len(chunk)
+            yield replace(chunk, split=split, file_number=part.file)
+        if part.rows is not None and read != part.rows:
+            raise DataError(
+                f"has {read} rows where there are {part.rows} lines: the file has changed while it was being read",
+                file=str(file),
+                row=part.first_row,
+            )
 
     def describe(self) -> list[dict[str, Any]]:
         """Every file by its content; path, size and time of change spare reading it again."""
@@ -81,12 +104,16 @@ class FileSource:
 class FrameSource:
     """A data frame."""
 
-    name = "frame"
+    name, shared = "frame", False
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.frame = frame
 
-    def chunks(self, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
+    def parts(self) -> list[Part]:
+        """See :class:`Source`."""
+        return [Part(0, rows=len(self.frame), size=len(self.frame))]
+
+    def chunks(self, part: Part, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
         """See :class:`Source`."""
         return frame_chunks(self.frame, columns, rows)
 
@@ -112,12 +139,17 @@ class FrameSource:
 class PlantedSource:
     """Generated rows, whose true probabilities are known."""
 
-    name = "planted"
+    name, shared = "planted", True
 
     def __init__(self, config: PlantedConfig) -> None:
         self.planted = Planted(config)
 
-    def chunks(self, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
+    def parts(self) -> list[Part]:
+        """See :class:`Source`."""
+        rows = self.planted.config.rows
+        return [Part(0, rows=rows, size=rows)]
+
+    def chunks(self, part: Part, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
         """See :class:`Source`."""
         tables = (block.table.append_column(_TRUTH, pa.array(block.probability)) for block in self.planted.blocks())
         first = 1

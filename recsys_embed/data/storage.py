@@ -1,96 +1,110 @@
-"""A split on the disk: one Arrow file of a single record batch, uncompressed, so that it maps into memory as it is."""
+"""A split on the disk: one Arrow file of a single record batch, uncompressed, so that it maps into memory as it is.
+
+The file is laid out at its full size first, with its rows still zeros: every row's place is known from then on, and
+any number of processes write theirs into it, in any order, without a second copy and without holding it in memory.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
-import xxhash
 
 from recsys_embed.data.bags import Bag
 from recsys_embed.data.batches import Columns
 from recsys_embed.errors import CheckpointError, DataError
 
+_READ = 1 << 24  # bytes
 
-class SplitWriter:
-    """Collects encoded rows, in memory-mapped scratch files beside the target, and writes the Arrow file at the end.
 
-    ``bags`` holds, per feature, the number of values its bags have together, or None where it is single-valued.
+@dataclass(frozen=True)
+class SplitFile:
+    """Where the columns of a split stand in its file: ``ids`` at bytes ``[F]`` (int32; of a bag, its values), ``bags``
+    the bytes where its offsets begin (int64) or None, then ``numbers [n + 1]``: dense columns and label, float32.
+
+    ``values`` holds, per feature, the number of values its bags have together, or None where it is single-valued.
     """
 
-    def __init__(self, path: Path, rows: int, names: Sequence[str], bags: Sequence[int | None], dense: int) -> None:
-        self.path, self.rows, self.names = path, rows, names
-        self._scratch: list[Path] = []
-        self.columns = Columns(
-            tuple(
-                self._map(rows, np.int32)
-                if total is None
-                else Bag(self._map(total, np.int32), self._map(rows + 1, np.int64))
-                for total in bags
-            ),
-            tuple(self._map(rows, np.float32) for _ in range(dense)),
-            self._map(rows, np.float32),
+    rows: int
+    values: tuple[int | None, ...]
+    ids: tuple[int, ...]
+    bags: tuple[int | None, ...]
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def create(cls, path: Path, rows: int, names: Sequence[str], values: Sequence[int | None]) -> SplitFile:
+        """Lay out a file for ``rows`` rows of columns ``names``, features first, and reserve its room on the disk.
+
+        Raises:
+            OSError: there is no room.
+        """
+        counts = [rows if total is None else total for total in values]
+        zeros = np.zeros(4 * max([rows, *counts]), np.uint8)  # untouched pages take no memory
+        arrays = [_column(pa.int32(), rows, zeros) if total is None else _list(rows, total, zeros) for total in values]
+        arrays += [_column(pa.float32(), rows, zeros) for _ in names[len(values) :]]
+        batch = pa.RecordBatch.from_arrays(arrays, names=list(names))
+        with open(path, "wb") as file:
+            with ipc.new_file(pa.PythonFile(_Skipping(file), "w"), batch.schema) as writer:
+                writer.write_batch(batch)
+            file.flush()
+            _reserve(file)
+        places = _places(path)
+        features = len(values)
+        return cls(
+            rows,
+            tuple(values),
+            tuple(one[-1] for one in places[:features]),
+            tuple(one[0] if len(one) == 2 else None for one in places[:features]),
+            tuple(one[0] for one in places[features:]),
         )
-        self._row = 0
 
-    def write(self, part: Columns) -> None:
-        """Append rows.
-
-        Raises:
-            DataError: there are more than announced: the input has changed since it was counted.
-        """
-        begin, end = self._row, self._row + len(part)
-        pairs = [(self.columns.label, part.label), *zip(self.columns.dense, part.dense, strict=True)]
-        if end > self.rows:
-            raise DataError("the input has changed while it was being read")
-        for target, source in pairs:
-            target[begin:end] = source
-        for kept, new in zip(self.columns.ids, part.ids, strict=True):
-            if isinstance(kept, Bag) and isinstance(new, Bag):
-                first = int(kept.offsets[begin])
-                if first + len(new.values) > len(kept.values):
-                    raise DataError("the input has changed while it was being read")
-                kept.values[first : first + len(new.values)] = new.values
-                kept.offsets[begin : end + 1] = first + new.offsets
-            elif isinstance(kept, np.ndarray):
-                kept[begin:end] = new
-        self._row = end
-
-    def close(self, digest: xxhash.xxh3_128) -> None:
-        """Write the Arrow file and remove the scratch files; the columns' bytes go into ``digest``.
+    def write(self, path: Path, first: int, begins: Sequence[int], part: Columns) -> None:
+        """Write rows ``first``, ``first + 1``, …; ``begins [F]`` is where their values stand among those of all bags.
 
         Raises:
-            DataError: there are fewer rows than announced.
+            DataError: they do not fit: the input has changed since it was counted.
         """
-        if self._row != self.rows:
-            raise DataError("the input has changed while it was being read")
-        arrays = []
-        for ids in self.columns.ids:
-            if isinstance(ids, Bag):
-                arrays.append(pa.LargeListArray.from_arrays(_wrap(ids.offsets), _wrap(ids.values)))
-                digest.update(ids.offsets.data)
-            else:
-                arrays.append(_wrap(ids))
-            digest.update((ids.values if isinstance(ids, Bag) else ids).data)
-        for column in (*self.columns.dense, self.columns.label):
-            arrays.append(_wrap(column))
-            digest.update(column.data)
-        batch = pa.RecordBatch.from_arrays(arrays, names=list(self.names))
-        with pa.OSFile(str(self.path), "wb") as file, ipc.new_file(file, batch.schema) as writer:
-            writer.write_batch(batch)
-        del arrays, batch, self.columns
-        for scratch in self._scratch:
-            scratch.unlink()
+        if first + len(part) > self.rows:
+            raise changed()
+        with open(path, "r+b") as file:
+            for ids, at, bag, begin, total in zip(part.ids, self.ids, self.bags, begins, self.values, strict=True):
+                if isinstance(ids, Bag):
+                    assert bag is not None
+                    assert total is not None
+                    if begin + len(ids.values) > total:
+                        raise changed()
+                    _put(file, bag + 8 * (first + 1), ids.offsets[1:] + begin)
+                    _put(file, at + 4 * begin, ids.values)
+                else:
+                    _put(file, at + 4 * first, ids)
+            for numbers, at in zip((*part.dense, part.label), self.numbers, strict=True):
+                _put(file, at + 4 * first, numbers)
 
-    def _map(self, count: int, dtype: type[np.generic]) -> np.ndarray:
-        scratch = self.path.with_name(f".{self.path.name}.{len(self._scratch)}")
-        self._scratch.append(scratch)
-        _reserve(scratch, max(count, 1) * np.dtype(dtype).itemsize)
-        return np.asarray(np.memmap(scratch, dtype, "r+", shape=max(count, 1)))[:count]
+    def blocks(self, path: Path) -> Iterator[bytes]:
+        """The columns' bytes, in their order, in blocks: padding and the file's own words are not among them."""
+        with open(path, "rb") as file:
+            for at, bag, total in zip(self.ids, self.bags, self.values, strict=True):
+                if bag is not None:
+                    yield from _read(file, bag, 8 * (self.rows + 1))
+                yield from _read(file, at, 4 * (self.rows if total is None else total))
+            for at in self.numbers:
+                yield from _read(file, at, 4 * self.rows)
+
+    def tree(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> SplitFile:
+        """What :meth:`tree` gave."""
+        values: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in tree.items()}
+        return cls(**values)
 
 
 def open_split(path: Path, features: int) -> Columns:
@@ -112,18 +126,71 @@ def open_split(path: Path, features: int) -> Columns:
         raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
 
 
-def _reserve(path: Path, size: int) -> None:
-    """A file of zeros with room on the disk: a full disk is an error here, and a killed process (SIGBUS) in a map.
-
-    Raises:
-        OSError: there is no room.
-    """
-    with open(path, "wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
+def changed() -> DataError:
+    """The error for rows that are more, or fewer, than when they were counted."""
+    return DataError("the input has changed while it was being read")
 
 
-def _wrap(array: np.ndarray) -> pa.Array:
-    return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(array)])
+class _Skipping:
+    """A file in which Arrow's column buffers become holes."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, data: bytes | pa.Buffer) -> int:
+        if isinstance(data, pa.Buffer):
+            self._file.seek(data.size, os.SEEK_CUR)
+            return int(data.size)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _column(kind: pa.DataType, rows: int, zeros: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(zeros[: 4 * rows])])
+
+
+def _list(rows: int, total: int, zeros: np.ndarray) -> pa.Array:
+    offsets = np.zeros(rows + 1, np.int64)
+    offsets[-1] = total  # all that Arrow looks at
+    kind = pa.large_list(pa.int32())
+    return pa.Array.from_buffers(
+        kind, rows, [None, pa.py_buffer(offsets)], children=[_column(pa.int32(), total, zeros)]
+    )
+
+
+def _places(path: Path) -> list[list[int]]:
+    """The bytes at which each column's buffers begin: of a list, its offsets and its values."""
+    mapped = pa.memory_map(str(path))
+    batch = ipc.open_file(mapped).get_batch(0)
+    mapped.seek(0)
+    start = mapped.read_buffer(1).address
+    return [[buffer.address - start for buffer in column.buffers() if buffer is not None] for column in batch.columns]
+
+
+def _reserve(file: IO[bytes]) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, max(os.fstat(file.fileno()).st_size, 1))
+
+
+def _put(file: IO[bytes], at: int, numbers: np.ndarray) -> None:
+    if len(numbers):
+        file.seek(at)
+        file.write(np.ascontiguousarray(numbers).data)
+
+
+def _read(file: IO[bytes], at: int, count: int) -> Iterator[bytes]:
+    if count:
+        file.seek(at)
+    while count:
+        block = file.read(min(count, _READ))
+        if not block:
+            raise changed()
+        count -= len(block)
+        yield block

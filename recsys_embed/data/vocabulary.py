@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
+from recsys_embed.data.text_hash import hash_text
 from recsys_embed.errors import CheckpointError
 
-_PENDING = 1_000_000
-
-
-class Tally:
-    """Counts the occurrences of each value, in memory proportional to the number of values."""
-
-    def __init__(self) -> None:
-        self.missing = 0
-        self._parts: list[pa.Table] = []
-        self._pending, self._limit = 0, _PENDING
-
-    def add(self, values: pa.Array) -> None:
-        """Take in strings; nulls count as missing."""
-        self.missing += values.null_count
-        counted = pc.value_counts(values.drop_null())
-        self._parts.append(pa.table({"value": counted.field("values"), "count": counted.field("counts")}))
-        self._pending += len(counted)
-        if self._pending > self._limit:
-            merged = self.table()
-            self._parts, self._pending = [merged], merged.num_rows
-            self._limit = max(_PENDING, 2 * merged.num_rows)
-
-    def table(self) -> pa.Table:
-        """Columns value and count, each value once, in no particular order."""
-        if not self._parts:
-            return pa.table({"value": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
-        sums = pa.concat_tables(self._parts).group_by("value", use_threads=False).aggregate([("count", "sum")])
-        return pa.table({"value": sums["value"], "count": sums["count_sum"]})
+_NARROW = 2**31 - 1  # bytes of text that Arrow's string type can hold
 
 
 class Vocabulary:
@@ -50,17 +27,25 @@ class Vocabulary:
 
     def __init__(self, values: pa.Array, counts: np.ndarray) -> None:
         self.values, self.counts = values, counts
-        self._index: dict[str, int] | None = None
 
     @classmethod
-    def of(cls, tally: Tally, min_count: int = 1) -> Vocabulary:
-        """The vocabulary of all values that were counted at least ``min_count`` times."""
-        table = tally.table().sort_by([("count", "descending"), ("value", "ascending")]).combine_chunks()
-        counts = table["count"].to_numpy()
-        kept = int((counts >= min_count).sum())
-        values = _whole(table["value"].slice(0, kept))
-        first = tally.missing + int(counts[kept:].sum())
-        return cls(values, np.concatenate([[first], counts[:kept]]).astype(np.int64))
+    def of(
+        cls, counted: Iterable[pa.Table], missing: int = 0, *, min_count: int = 1, max_size: int | None = None
+    ) -> Vocabulary:
+        """The vocabulary of the values that were counted at least ``min_count`` times, ``max_size`` of them at most.
+
+        ``counted`` are tables of value and count, in which no value is twice.
+        """
+        total, kept = 0, pa.table({"value": pa.array([], pa.large_string()), "count": pa.array([], pa.int64())})
+        for table in counted:
+            total += int(pc.sum(table["count"]).as_py() or 0)
+            kept = pa.concat_tables([kept, table.filter(pc.greater_equal(table["count"], min_count))])
+            if max_size is not None and len(kept) > 2 * max_size:
+                kept = _ranked(kept).slice(0, max_size).combine_chunks()
+        kept = _ranked(kept).slice(0, max_size)
+        counts = kept["count"].to_numpy()
+        values = _narrowed(kept["value"])
+        return cls(values, np.concatenate([[missing + total - counts.sum()], counts]).astype(np.int64))
 
     @property
     def cardinality(self) -> int:
@@ -69,18 +54,45 @@ class Vocabulary:
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids ``[rows]`` int32 of strings; 0 for null and for what is not in the vocabulary."""
-        if 8 * len(values) < len(self.values):  # Arrow builds its table anew at each call: not for a few rows
-            if self._index is None:
-                self._index = {value: i + 1 for i, value in enumerate(self.values.to_pylist())}
-            find = self._index.get
-            return np.array([find(value, 0) for value in values.to_pylist()], np.int32)
-        found = pc.index_in(values, value_set=self.values, skip_nulls=True).fill_null(-1)
-        return np.asarray(found.to_numpy(zero_copy_only=False) + 1, np.int32)
+        cells = values.dictionary_encode()
+        words = cells.dictionary
+        ids = np.zeros(len(words) + 1, np.int32)
+        hashes, order, seed = self._index
+        if len(hashes) and len(words):
+            sought = hash_text(words, seed)
+            places = np.searchsorted(hashes, sought)
+            hit = np.flatnonzero(hashes[np.minimum(places, len(hashes) - 1)] == sought)
+            found = order[places[hit]]
+            same = pc.equal(self.values.take(found).cast(words.type), words.take(hit)).to_numpy(zero_copy_only=False)
+            ids[hit] = np.where(same, found + 1, 0)
+        return np.asarray(ids[cells.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)])
+
+    @cached_property
+    def _index(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Hashes in rising order ``[n]`` uint64, the value's place of each ``[n]`` int32, and their seed: the first by
+        which no two are equal."""
+        seed = 0
+        while True:
+            hashes = hash_text(self.values, seed)
+            order = np.argsort(hashes)
+            hashes = hashes[order]
+            if not (hashes[1:] == hashes[:-1]).any():
+                return hashes, order.astype(np.int32), seed
+            seed += 1
+
+    def digest(self) -> bytes:
+        """A checksum of values and counts."""
+        digest = xxhash.xxh3_128()
+        values = pa.concat_arrays([self.values]).cast(pa.large_string())  # its own buffers, from their beginning
+        for buffer in values.buffers()[1:]:
+            digest.update(b"" if buffer is None else memoryview(buffer))
+        digest.update(np.ascontiguousarray(self.counts).data)
+        return digest.digest()
 
     def save(self, path: Path) -> None:
         """A Parquet file of columns value and count whose row number is the id."""
-        table = pa.table({"value": pa.concat_arrays([pa.nulls(1, pa.string()), self.values]), "count": self.counts})
-        pq.write_table(table, path, write_page_checksum=True)
+        values = pa.concat_arrays([pa.nulls(1, self.values.type), self.values])
+        pq.write_table(pa.table({"value": values, "count": self.counts}), path, write_page_checksum=True)
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -91,10 +103,18 @@ class Vocabulary:
         """
         try:
             table = pq.read_table(path, page_checksum_verification=True)
-            return cls(_whole(table["value"].slice(1)).cast(pa.string()), table["count"].to_numpy())
+            return cls(_narrowed(table["value"].slice(1)), table["count"].to_numpy())
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+def _ranked(table: pa.Table) -> pa.Table:
+    return table.sort_by([("count", "descending"), ("value", "ascending")])
+
+
+def _narrowed(column: pa.ChunkedArray) -> pa.Array:
+    """One array, of Arrow's string type where its text fits into it."""
+    text = pc.sum(pc.binary_length(column)).as_py() or 0
+    kind = pa.string() if text <= _NARROW else pa.large_string()
+    column = column.cast(pa.large_string())
+    return (pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.large_string())).cast(kind)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import recsys_embed.data.tally as tally_module
 import recsys_embed.data.vocabulary as vocabulary_module
 from recsys_embed.config import DataConfig, SplitConfig
 from recsys_embed.data.bags import offsets_of, spans, split_cells
@@ -20,7 +23,9 @@ from recsys_embed.data.chunks import Chunk
 from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.numeric import Moments, signed_log
 from recsys_embed.data.split import split_of, uniform
-from recsys_embed.data.vocabulary import Tally, Vocabulary
+from recsys_embed.data.tally import Tally
+from recsys_embed.data.text_hash import hash_text
+from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.errors import ConfigError, DataError
 
 WORDS = st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "c", "Ä", "é", "aa", "z"])), max_size=60)
@@ -35,7 +40,7 @@ def test_ids_are_ranked_by_frequency_then_bytes(cells: list[str | None], size: i
     tally = Tally()
     for part in cut(cells, size):
         tally.add(part)
-    vocabulary = Vocabulary.of(tally, min_count)
+    vocabulary = Vocabulary.of([tally.table()], tally.missing, min_count=min_count)
     counted = Counter(cell for cell in cells if cell is not None)
     ranked = sorted(counted, key=lambda value: (-counted[value], value.encode()))
     kept = [value for value in ranked if counted[value] >= min_count]
@@ -46,7 +51,7 @@ def test_ids_are_ranked_by_frequency_then_bytes(cells: list[str | None], size: i
 
 
 def test_tallies_are_merged_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary_module, "_PENDING", 10)
+    monkeypatch.setattr(tally_module, "_PENDING", 10)
     tally = Tally()
     tally._limit = 10
     for start in range(100):
@@ -55,19 +60,27 @@ def test_tallies_are_merged_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -
     assert sum(tally.table()["count"].to_pylist()) == 500
 
 
-def test_both_ways_of_looking_up_agree() -> None:
-    tally = Tally()
-    tally.add(pa.array([f"v{i}" for i in range(500) for _ in range(2)]))
-    vocabulary = Vocabulary.of(tally)
-    cells = pa.array([None, "v3", "nope", "v499", ""])
-    assert vocabulary.encode(cells).tolist() == vocabulary.encode(pa.concat_arrays([cells] * 100))[:5].tolist()
-    assert vocabulary._index is not None
+def test_values_of_equal_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hashes of two bits: no value is taken for another, and a seed by which they differ is found."""
+    values = pa.array(["a", "b", "c"])
+    monkeypatch.setattr(vocabulary_module, "hash_text", lambda cells, seed: hash_text(cells, seed) >> np.uint64(62))
+    vocabulary = Vocabulary(values, np.zeros(4, np.int64))
+    cells = ["c", None, "a", *(f"other {i}" for i in range(50)), "b"]
+    assert vocabulary.encode(pa.array(cells)).tolist() == [3, 0, 1, *[0] * 50, 2]
+
+
+def test_the_most_frequent_values_are_kept() -> None:
+    table = pa.table({"value": pa.array(["a", "b", "c", "d"], pa.large_string()), "count": [5, 7, 5, 1]})
+    kept = Vocabulary.of([table.slice(0, 1), table.slice(1)], 2, max_size=2)
+    assert (kept.values.to_pylist(), kept.counts.tolist()) == (["b", "a"], [8, 7, 5])
+    one_by_one = Vocabulary.of([table.slice(i, 1) for i in range(4)], 2, max_size=1)
+    assert (one_by_one.values.to_pylist(), one_by_one.counts.tolist()) == (["b"], [13, 7])
 
 
 def test_vocabulary_survives_the_disk(tmp_path: Path) -> None:
     tally = Tally()
     tally.add(pa.array(["b", None, "a", "b", "rare"]))
-    saved = Vocabulary.of(tally, 1)
+    saved = Vocabulary.of([tally.table()], tally.missing)
     saved.save(tmp_path / "v.parquet")
     table = pd.read_parquet(tmp_path / "v.parquet")
     assert table["count"].tolist() == [1, 2, 1, 1]
@@ -89,14 +102,14 @@ def test_random_split_has_its_fractions_and_seeds_differ() -> None:
     np.testing.assert_allclose(np.histogram(chance, 10, (0, 1))[0], 20_000, atol=600)
     assert abs(np.corrcoef(chance, uniform(1, 0, 200_000))[0, 1]) < 0.01
     chunk = Chunk(pa.table({"x": pa.nulls(200_000)}))
-    splits = split_of(chunk, SplitConfig(random=(0.7, 0.2, 0.1)), 0)
+    splits = split_of(chunk, SplitConfig(random=(0.7, 0.2, 0.1)))
     np.testing.assert_allclose(np.bincount(splits) / 200_000, [0.7, 0.2, 0.1], atol=0.005)
 
 
 def test_a_split_column_says_three_things_only() -> None:
     chunk = Chunk(pa.table({"part": ["train", "test", "valid"]}), "f.csv", 11)
     with pytest.raises(DataError, match="train, val or test") as caught:
-        split_of(chunk, SplitConfig(column="part"), 0)
+        split_of(chunk, SplitConfig(column="part"))
     assert (caught.value.file, caught.value.column, caught.value.row, caught.value.value) == (
         "f.csv",
         "part",
@@ -150,10 +163,24 @@ def test_constant_and_huge_columns() -> None:
     moments = Moments("x", "standard")
     moments.add(np.full(100_000, 1e9 + 0.1))
     assert moments.scaler().transform(np.array([1e9 + 0.1, np.nan])).tolist() == [0, 0]
-    huge = Moments("x", "standard")
-    huge.add(np.array([1e200, -1e200]))
     with pytest.raises(DataError, match="too large"):
-        huge.scaler()
+        Moments("x", "standard").add(np.array([1e200, -1e200]))
+
+
+@given(st.lists(st.floats(-1e150, 1e150), min_size=1, max_size=40), st.integers(0, 40))
+def test_moments_are_exact(cells: list[float], cut: int) -> None:
+    """Against fractions: the mean is the nearest float to the true one; so are merged ones, in any order."""
+    one, other = Moments("x", "standard"), Moments("x", "standard")
+    one.add(np.array(cells[cut:]))
+    other.add(np.array(cells[:cut]))
+    one.merge(other.tree())
+    exact = [Fraction(x) for x in cells]
+    mean = sum(exact) / len(exact)
+    variance = sum((x - mean) ** 2 for x in exact) / len(exact)
+    scaler = one.scaler()
+    assert scaler.mean == float(mean)
+    if variance > 1e-300:
+        np.testing.assert_allclose(scaler.deviation, math.sqrt(variance), rtol=1e-12)
 
 
 def test_signed_log_is_odd_and_log1p_for_counts() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+import recsys_embed.data.rows as rows_module
 from recsys_embed.config import DataConfig, PlantedConfig
 from recsys_embed.data import Planted, planted, prepare
 from recsys_embed.errors import ConfigError
 
-module = importlib.import_module("recsys_embed.data.prepare")  # its name in the package is the function
 SMALL = {"cardinalities": (300, 100, 20), "multi_valued": 1, "numeric": 2}
 
 
@@ -100,8 +99,7 @@ def test_the_data_set_knows_its_optimum_on_test_rows(tmp_path: Path, monkeypatch
     assert dataset.bayes["auc"] == pytest.approx(roc_auc_score(frame["label"][test], probability[test]), abs=1e-9)
     assert dataset.bayes["logloss"] == pytest.approx(log_loss(frame["label"][test], probability[test]), abs=1e-9)
     np.testing.assert_array_equal(dataset.labels("test"), frame["label"][test])
-    monkeypatch.setattr(module, "CHUNK_ROWS", 999)
-    monkeypatch.setattr(module, "_MOST_ROWS", 999)
+    monkeypatch.setattr(rows_module, "CHUNK_ROWS", 999)
     assert prepare(config, tmp_path / "two").fingerprint == dataset.fingerprint
     schema = {"label": "label", "categorical": ["c0", "c1", "c2"], "multi_valued": {"m0": "|"}, "numeric": ["n0", "n1"]}
     assert prepare(frame, schema).fingerprint == dataset.fingerprint

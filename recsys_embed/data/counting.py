@@ -1,0 +1,195 @@
+"""The passes over the rows that come before encoding: each counts a part, on its own, and leaves a file for it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from recsys_embed.data.bags import split_cells
+from recsys_embed.data.numeric import Moments
+from recsys_embed.data.rows import Job
+from recsys_embed.data.split import Cuts, cuts_of, uniform
+from recsys_embed.data.tally import Tallies, merge
+from recsys_embed.data.vocabulary import Vocabulary
+from recsys_embed.files import atomic_write
+
+SAMPLE = 1 << 17
+"""Training rows of which the quantiles of a column are taken: all of them, where there are no more."""
+
+_TIMES = "times"
+
+
+def result(job: Job, stage: str, index: int) -> Path:
+    """The file that says that a part is done, and what came out."""
+    return Path(job.work) / f"{stage}-{index:05d}.json"
+
+
+def results(job: Job, stage: str) -> list[dict[str, Any]]:
+    """What came out of all parts, in their order."""
+    return [json.loads(result(job, stage, i).read_text(encoding="utf-8")) for i in range(len(job.parts))]
+
+
+def finish(job: Job, stage: str, index: int, tree: dict[str, Any]) -> None:
+    """Say that a part is done."""
+    atomic_write(result(job, stage, index), json.dumps(tree))
+
+
+# --- times: where a split by time is cut -----------------------------------------------------------------------
+
+
+def count_times(job: Job, index: int) -> int:
+    """Count the times of a part's rows; returns the rows."""
+    assert job.config.split.time is not None
+    column, rows = job.config.split.time.column, 0
+    tallies = Tallies([_TIMES], _runs(job, _TIMES, index))
+    for chunk in job.source.chunks(job.parts[index], [column], 65_536):
+        cells = chunk.text(column)
+        if cells.null_count:
+            missing = int(np.argmax(cells.is_null().to_numpy(zero_copy_only=False)))
+            raise chunk.error("the time by which rows are split is missing", column, missing, "")
+        tallies.of[_TIMES].add(cells)
+        tallies.spill()
+        rows += len(chunk)
+    tallies.close()
+    finish(job, _TIMES, index, {"runs": tallies.runs})
+    return rows
+
+
+def cuts(job: Job) -> Cuts:
+    """Where the counted times are cut."""
+    assert job.config.split.time is not None
+    assert job.config.split.time.fractions is not None
+    return cuts_of(merge(_all_runs(job, _TIMES, _TIMES)), job.config.split.time.fractions)
+
+
+# --- edges: quantiles of numeric columns -------------------------------------------------------------------------
+
+
+def sample_edges(job: Job, index: int) -> int:
+    """Draw training rows of a part's bucketed columns: those of the smallest chance by seed and place."""
+    names = [name for name, kind in job.config.buckets.items() if kind != "log_square"]
+    chances, drawn, rows = np.empty(0), np.empty((0, len(names))), 0
+    for chunk, splits, _ in job.rows(index, columns=names):
+        train = splits == 0
+        chance = uniform(1 + (chunk.file_number << 40), chunk.first_row - 1, len(chunk))[train]
+        numbers = np.stack([chunk.numbers(name)[train] for name in names], 1)
+        chances, drawn = np.concatenate([chances, chance]), np.concatenate([drawn, numbers])
+        if len(chances) > 2 * SAMPLE:
+            chances, drawn = _smallest(chances, drawn)
+        rows += len(chunk)
+    chances, drawn = _smallest(chances, drawn)
+    np.save(Path(job.work) / f"edges-{index:05d}.npy", np.column_stack([chances, drawn]))
+    finish(job, "edges", index, {})
+    return rows
+
+
+def edges(job: Job) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """The quantiles of each bucketed column; equal ones are one edge."""
+    names = [name for name, kind in job.config.buckets.items() if kind != "log_square"]
+    drawn = np.concatenate([np.load(Path(job.work) / f"edges-{i:05d}.npy") for i in range(len(job.parts))])
+    _, drawn = _smallest(drawn[:, 0], drawn[:, 1:])
+    found = []
+    for place, name in enumerate(names):
+        x = drawn[:, place]
+        x = x[~np.isnan(x)]
+        count = int(job.config.buckets[name])
+        at = np.quantile(x, np.arange(1, count) / count, method="inverted_cdf") if len(x) else np.empty(0)
+        found.append((name, tuple(np.unique(at).tolist())))
+    return tuple(found)
+
+
+def _smallest(chances: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(chances, kind="stable")[:SAMPLE]
+    return chances[order], drawn[order]
+
+
+# --- counts: vocabularies, scalers, rows -------------------------------------------------------------------------
+
+
+def count(job: Job, index: int) -> int:
+    """Count a part's rows, labels and values per split, and the distinct values and moments of training rows."""
+    cells, label_counts = job.cells(), Counter[str]()
+    vocabularies = {name: job.config.vocabulary.get(name, name) for name in cells}
+    tallies = Tallies(list(dict.fromkeys(vocabularies.values())), _runs(job, "counts", index))
+    moments = [
+        Moments(name, cast(Literal["standard", "log"], scaling)) for name, scaling in job.config.scalings.items()
+    ]
+    rows, positives = [0, 0, 0], [0, 0, 0]
+    bags = {name: [0, 0, 0] for name in job.config.multi_valued}
+    truth: list[tuple[np.ndarray, np.ndarray]] = []
+    for chunk, splits, labels in job.rows(index, label_counts):
+        for split in range(3):
+            here = splits == split
+            rows[split] += int(here.sum())
+            positives[split] += int(labels[here].sum())
+        train = splits == 0
+        for name, source in cells.items():
+            text, tally = source.text(chunk), tallies.of[vocabularies[name]]
+            if name in bags:
+                values, offsets = split_cells(text, job.config.multi_valued[name])
+                lengths = np.diff(offsets)
+                for split in range(3):
+                    bags[name][split] += int(lengths[splits == split].sum())
+                tally.add(values.filter(np.repeat(train, lengths)))
+            else:
+                tally.add(text.filter(train))
+        tallies.spill()
+        for one in moments:
+            one.add(chunk.numbers(one.column)[train])
+        if chunk.probability is not None:
+            test = splits == 2
+            truth.append((labels[test], chunk.probability[test]))
+    tallies.close()
+    if truth:
+        np.save(_truth(job, index), np.concatenate([np.stack(pair) for pair in truth], 1))
+    tree = {
+        "rows": rows,
+        "positives": positives,
+        "bags": bags,
+        "dropped": label_counts,
+        "moments": [one.tree() for one in moments],
+        "missing": {name: tally.missing for name, tally in tallies.of.items()},
+        "runs": tallies.runs,
+        "truth": bool(truth),
+    }
+    finish(job, "counts", index, tree)
+    return sum(rows)
+
+
+def vocabulary(job: Job, name: str, counted: Sequence[dict[str, Any]]) -> Vocabulary:
+    """The vocabulary that the counts of all parts give."""
+    missing = sum(one["missing"][name] for one in counted)
+    limits = job.config.limits_of(name)
+    return Vocabulary.of(
+        merge(_all_runs(job, "counts", name)), missing, min_count=limits.min_count or 1, max_size=limits.max_vocabulary
+    )
+
+
+def truth(job: Job, counted: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels and true probabilities of the test rows, where they are known."""
+    found = [np.load(_truth(job, i)) for i, one in enumerate(counted) if one["truth"]]
+    if not found:
+        return None
+    labels, probability = np.concatenate(found, 1)
+    return labels, probability
+
+
+def _truth(job: Job, index: int) -> Path:
+    return Path(job.work) / f"truth-{index:05d}.npy"
+
+
+def _runs(job: Job, stage: str, index: int) -> Path:
+    return Path(job.work) / f"{stage}-{index:05d}.arrow"
+
+
+def _all_runs(job: Job, stage: str, name: str) -> list[tuple[Path, int]]:
+    return [
+        (_runs(job, stage, index), batch)
+        for index, one in enumerate(results(job, stage))
+        for batch in one["runs"][name]
+    ]

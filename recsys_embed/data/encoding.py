@@ -1,0 +1,105 @@
+"""The last pass: a part's rows, encoded, to their places in the files of the splits."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys_embed.data.bags import Bag
+from recsys_embed.data.counting import finish
+from recsys_embed.data.encoder import Encoder
+from recsys_embed.data.rows import Job
+from recsys_embed.data.split import SPLITS
+from recsys_embed.data.storage import SplitFile, changed
+from recsys_embed.files import atomic_write
+
+DATA, ENCODER, LAYOUT = "data", "encoder", "layout.json"
+
+
+def split_path(job: Job, split: str) -> Path:
+    """The file of a split."""
+    return Path(job.work) / DATA / f"{split}.arrow"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of the splits, and where each part's rows begin in them, and its bags' values."""
+
+    files: tuple[SplitFile, ...]
+    rows: list[list[int]]  # [parts][splits]
+    values: list[list[list[int]]]  # [parts][splits][F]
+
+    @classmethod
+    def create(cls, job: Job, encoder: Encoder, counted: list[dict[str, Any]]) -> Layout:
+        """Lay the files out."""
+        names = [f.name for f in encoder.features] + [f"dense:{name}" for name in encoder.dense]
+        names.append(f"label:{encoder.label.column}")
+        rows, values = [[0] * 3], [[[0] * len(encoder.features) for _ in SPLITS]]
+        for one in counted:
+            rows.append([sum(pair) for pair in zip(rows[-1], one["rows"], strict=True)])
+            bags = [one["bags"].get(f.name, [0, 0, 0]) for f in encoder.features]
+            values.append(
+                [[begin + bag[s] for begin, bag in zip(values[-1][s], bags, strict=True)] for s in range(len(SPLITS))]
+            )
+        files = tuple(
+            SplitFile.create(
+                split_path(job, split),
+                rows[-1][s],
+                names,
+                [values[-1][s][i] if f.multi_valued else None for i, f in enumerate(encoder.features)],
+            )
+            for s, split in enumerate(SPLITS)
+        )
+        return cls(files, rows, values)
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        tree = {"files": [file.tree() for file in self.files], "rows": self.rows, "values": self.values}
+        atomic_write(path, json.dumps(tree))
+
+    @classmethod
+    def load(cls, path: Path) -> Layout:
+        """Read what :meth:`save` wrote."""
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        return cls(tuple(SplitFile.of(one) for one in tree["files"]), tree["rows"], tree["values"])
+
+
+def encode(job: Job, index: int) -> int:
+    """Encode a part's rows and write them to their places; returns the rows.
+
+    Raises:
+        DataError: they are not the rows that were counted.
+    """
+    work = Path(job.work)
+    encoder, layout = _opened(job.work, (work / LAYOUT).stat().st_mtime_ns)
+    paths = [split_path(job, split) for split in SPLITS]
+    at, values = list(layout.rows[index]), [list(one) for one in layout.values[index]]
+    for chunk, splits, labels in job.rows(index):
+        columns = encoder.read(chunk, labels)
+        for split, file in enumerate(layout.files):
+            part = columns.take(np.flatnonzero(splits == split))
+            if not len(part):
+                continue
+            file.write(paths[split], at[split], values[split], part)
+            at[split] += len(part)
+            for i, ids in enumerate(part.ids):
+                values[split][i] += len(ids.values) if isinstance(ids, Bag) else 0
+    if at != layout.rows[index + 1] or values != layout.values[index + 1]:
+        raise changed()
+    for path in paths:  # a part that is done stays so when the machine stops
+        with open(path, "rb") as file_:
+            os.fsync(file_.fileno())
+    finish(job, "encoded", index, {})
+    return sum(now - before for now, before in zip(at, layout.rows[index], strict=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(work: str, _: int) -> tuple[Encoder, Layout]:
+    """Read once a process; the time says whether it is still the same."""
+    return Encoder.load(Path(work) / DATA / ENCODER), Layout.load(Path(work) / LAYOUT)

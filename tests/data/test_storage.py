@@ -1,0 +1,69 @@
+"""The file of a split: pieces written in any order are read as one."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.feather as feather
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recsys_embed.data.bags import Bag, offsets_of
+from recsys_embed.data.batches import Columns
+from recsys_embed.data.storage import SplitFile, open_split
+from recsys_embed.errors import DataError
+
+NAMES = ["user", "tags", "dense:price", "label:clicked"]
+
+
+def columns(rows: int, seed: int = 0) -> Columns:
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(0, 4, rows)
+    values = draw.integers(0, 99, int(lengths.sum())).astype(np.int32)
+    numbers = draw.random((2, rows)).astype(np.float32)
+    return Columns(
+        (draw.integers(0, 99, rows).astype(np.int32), Bag(values, offsets_of(lengths))), (numbers[0],), numbers[1]
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 40), st.lists(st.integers(0, 40), max_size=5), st.randoms(use_true_random=False))
+def test_pieces_in_any_order(tmp_path: Path, rows: int, inner: list[int], draw: object) -> None:
+    whole, path = columns(rows), tmp_path / "split.arrow"
+    _, bag = whole.ids
+    assert isinstance(bag, Bag)
+    file = SplitFile.create(path, rows, NAMES, [None, len(bag.values)])
+    assert SplitFile.of(file.tree()) == file
+    edges = sorted({0, rows, *(min(one, rows) for one in inner)})
+    pieces = list(itertools.pairwise(edges))
+    draw.shuffle(pieces)  # type: ignore[attr-defined]
+    for first, last in pieces:
+        file.write(path, first, [0, int(bag.offsets[first])], whole.take(np.arange(first, last)))
+    found = open_split(path, 2)
+    user, tags = found.ids
+    assert isinstance(tags, Bag)
+    pairs = [(user, whole.ids[0]), (tags.values, bag.values), (tags.offsets, bag.offsets)]
+    pairs += [(found.dense[0], whole.dense[0]), (found.label, whole.label)]
+    for one, other in pairs:
+        np.testing.assert_array_equal(one, other)  # type: ignore[arg-type]
+    expected = [whole.ids[0], bag.offsets, bag.values, whole.dense[0], whole.label]
+    assert b"".join(file.blocks(path)) == b"".join(array.tobytes() for array in expected)  # type: ignore[union-attr]
+    frame: pd.DataFrame = feather.read_feather(path)
+    assert list(frame.columns) == NAMES
+    assert [list(cell) for cell in frame["tags"]] == [
+        bag.values[a:b].tolist() for a, b in zip(bag.offsets, bag.offsets[1:], strict=False)
+    ]
+
+
+def test_more_than_was_counted_is_refused(tmp_path: Path) -> None:
+    part, path = columns(10), tmp_path / "split.arrow"
+    _, bag = part.ids
+    assert isinstance(bag, Bag)
+    file = SplitFile.create(path, 10, NAMES, [None, len(bag.values)])
+    for first, begin in ((1, 0), (0, 1)):
+        with pytest.raises(DataError, match="changed"):
+            file.write(path, first, [0, begin], part)

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_embed.data.readers import is_parquet
 
 PART_BYTES = 64 << 20
 _BLOCK = 1 << 20
-_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, zstd, zip
+_CODECS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_PACKED = (*_CODECS, b"PK\x03\x04")  # the last is zip
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,17 @@ class Part:
 def cut(number: int, path: Path) -> list[Part]:
     """The parts of a file, in its order; ``number`` is the file's."""
     return _row_groups(number, path) if is_parquet(path) else _lines(number, path)
+
+
+def density(path: Path) -> float:
+    """Rows a byte of a text file, compressed or not, by its beginning; a line break inside a cell counts too."""
+    with open(path, "rb") as file:
+        begin = file.read(4)
+        file.seek(0)
+        codec = next((name for mark, name in _CODECS.items() if begin.startswith(mark)), None)
+        stream = file if codec is None else pa.CompressedInputStream(pa.PythonFile(file), codec)  # closes the file
+        text = stream.read(4 << 20)
+        return float(text.count(b"\n") / max(file.tell(), 1))
 
 
 def _row_groups(number: int, path: Path) -> list[Part]:
@@ -85,4 +98,6 @@ def _lines(number: int, path: Path) -> list[Part]:
 
 
 def _odd(text: bytes) -> bool:
+    if b"\r" not in text:
+        return b"\n\n" in text
     return b"\n\n" in text or b"\n\r\n" in text or text.count(b"\r") != text.count(b"\r\n") + text.endswith(b"\r")

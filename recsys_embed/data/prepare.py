@@ -140,7 +140,7 @@ def _prepare(
     ):
         job = Job(config, source, parts, str(work))
         with crew(job, workers, executor) as hands:
-            job = _found(job, hands, bar)
+            job = known_first(job, hands, bar)
             schema = _encoded(job, hands, bar)
         if not source.matches(inputs["rows"]):
             raise DataError("the input has changed while it was being read", file=config.path)
@@ -151,7 +151,7 @@ def _prepare(
     return EncodedDataset.open(out)
 
 
-def _found(job: Job, hands: Crew, bar: Progress) -> Job:
+def known_first(job: Job, hands: Crew, bar: Progress) -> Job:
     """The job with all that must be known before its rows can be counted."""
     time = job.config.split.time
     if time is not None and time.fractions is not None:
@@ -176,7 +176,7 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
     rows, positives = ([sum(one[key][s] for one in counted) for s in range(3)] for key in ("rows", "positives"))
     _check(job, rows, positives, dropped.total())
     if not (work / LAYOUT).is_file():
-        encoder = _encoder(job, counted)
+        encoder = encoder_of(job, counted)
         encoder.save(work / DATA / ENCODER)
         Layout.create(job, encoder, counted).save(work / LAYOUT)
     hands.run("encoded", encode, job, bar.stage("encoding", job.parts))
@@ -194,7 +194,7 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
     }
 
 
-def _encoder(job: Job, counted: list[dict[str, Any]]) -> Encoder:
+def encoder_of(job: Job, counted: list[dict[str, Any]]) -> Encoder:
     """The encoder that the training rows give."""
     config, cells = job.config, job.cells()
     shared = {name: config.vocabulary.get(name, name) for name in cells}

@@ -17,46 +17,46 @@ import pyarrow.ipc as ipc
 
 from recsys_embed.data.text_hash import hash_text
 
-RUN_BYTES = 256 << 20
-"""Distinct values of one worker's tallies together before they go to the disk, in bytes as Arrow holds them."""
+RUN_BYTES = 96 << 20
+"""Bytes of cells of one worker's tallies together, as Arrow holds them, before they are counted; where the distinct
+values are more than half of that, they go to the disk."""
 
 RANGE_VALUES = 4_000_000
 """Values of one range of hashes, about."""
 
 SCHEMA = pa.schema([("hash", pa.uint64()), ("value", pa.large_string()), ("count", pa.int64())])
-_PENDING = 1_000_000
 
 
 class Tally:
-    """Counts the occurrences of each value, in memory proportional to the number of values."""
+    """Counts the occurrences of each value, in memory proportional to the number of values.
+
+    Cells are counted many at once: of a part of a file all, if there is room.
+    """
 
     def __init__(self) -> None:
         self.missing = self.nbytes = 0
-        self._parts: list[pa.Table] = []
-        self._pending, self._limit = 0, _PENDING
+        self._cells: list[pa.Array] = []
+        self._summed = pa.table({"value": pa.array([], pa.large_string()), "count": pa.array([], pa.int64())})
 
     def add(self, values: pa.Array) -> None:
         """Take in strings; nulls count as missing."""
         self.missing += values.null_count
-        counted = pc.value_counts(values.drop_null())
-        part = pa.table({"value": counted.field("values").cast(pa.large_string()), "count": counted.field("counts")})
-        self._parts.append(part)
-        self._pending += len(counted)
-        self.nbytes += part.nbytes
-        if self._pending > self._limit:
-            self.settle()
+        self._cells.append(values.drop_null())
+        self.nbytes += self._cells[-1].nbytes
 
     def settle(self) -> None:
-        """Add up what came in."""
-        merged = self.table()
-        self._parts, self._pending, self.nbytes = [merged], merged.num_rows, merged.nbytes
-        self._limit = max(_PENDING, 2 * merged.num_rows)
+        """Count what came in."""
+        if self._cells:
+            counted = pc.value_counts(pa.chunked_array(self._cells))
+            values = counted.field("values").cast(pa.large_string())
+            table = pa.table({"value": values, "count": counted.field("counts")})
+            self._summed = _sum([self._summed, table]) if len(self._summed) else table
+        self._cells, self.nbytes = [], self._summed.nbytes
 
     def table(self) -> pa.Table:
         """Columns value and count, each value once, in no particular order."""
-        if not self._parts:
-            return pa.table({"value": pa.array([], pa.large_string()), "count": pa.array([], pa.int64())})
-        return _summed(self._parts)
+        self.settle()
+        return self._summed
 
     def run(self) -> pa.RecordBatch:
         """All that was counted, as a run, and begin again."""
@@ -65,7 +65,7 @@ class Tally:
         hashes = hash_text(values)
         order = np.argsort(hashes, kind="stable")
         batch = pa.record_batch([hashes[order], values.take(order), _whole(table["count"]).take(order)], schema=SCHEMA)
-        self._parts, self._pending, self.nbytes = [], 0, 0
+        self._summed, self.nbytes = self._summed.slice(0, 0), 0
         return batch
 
 
@@ -109,10 +109,12 @@ def merge(runs: Sequence[tuple[Path, int]]) -> Iterator[pa.Table]:
     ]
     for i in range(ranges):
         parts = [batch.slice(c[i], c[i + 1] - c[i]) for batch, c in zip(batches, cuts, strict=True)]
-        yield _summed([pa.Table.from_batches([part]).select(["value", "count"]) for part in parts])
+        yield _sum([pa.Table.from_batches([part]).select(["value", "count"]) for part in parts])
 
 
-def _summed(parts: Sequence[pa.Table]) -> pa.Table:
+def _sum(parts: Sequence[pa.Table]) -> pa.Table:
+    if len(parts) == 1:
+        return parts[0]
     sums = pa.concat_tables(parts).group_by("value", use_threads=False).aggregate([("count", "sum")])
     return pa.table({"value": sums["value"], "count": sums["count_sum"]})
 

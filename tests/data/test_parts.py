@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import recsys_embed.data.tally as tally_module
 import recsys_embed.data.vocabulary as vocabulary_module
 from recsys_embed.config import DataConfig, SplitConfig
 from recsys_embed.data.bags import offsets_of, spans, split_cells
@@ -48,16 +47,6 @@ def test_ids_are_ranked_by_frequency_then_bytes(cells: list[str | None], size: i
     assert vocabulary.counts.tolist() == [len(cells) - sum(counted[v] for v in kept), *(counted[v] for v in kept)]
     ids = {value: i + 1 for i, value in enumerate(kept)}
     assert vocabulary.encode(pa.array([*cells, "unseen"], pa.string())).tolist() == [*(ids.get(c, 0) for c in cells), 0]  # type: ignore[arg-type]
-
-
-def test_tallies_are_merged_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally_module, "_PENDING", 10)
-    tally = Tally()
-    tally._limit = 10
-    for start in range(100):
-        tally.add(pa.array([str((start + i) % 37) for i in range(5)]))
-        assert sum(part.num_rows for part in tally._parts) <= 2 * 37 + 10
-    assert sum(tally.table()["count"].to_pylist()) == 500
 
 
 def test_values_of_equal_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:

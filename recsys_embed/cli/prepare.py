@@ -60,4 +60,5 @@ def _estimate(config: DataConfig, out: Path, workers: int | None, as_json: bool)
     about = "" if found.exact else "about "
     print(f"{about}{found.rows:,} rows, judged by the first {found.sampled:,}")
     print(f"{found.seconds:,.0f} s on {found.workers} processes, {found.rows_per_second:,.0f} rows/s")
-    print(f"{found.bytes / 1e6:,.1f} MB in {out}, where {found.free / 1e6:,.0f} MB are free")
+    print(f"{found.bytes / 1e6:,.1f} MB in {out}, and {found.between / 1e6:,.1f} MB beside it until it is done;")
+    print(f"{found.free / 1e6:,.0f} MB are free there")

@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import pyarrow as pa
+import xxhash
 
+from recsys_embed.data import blocks
 from recsys_embed.data.bags import split_cells
+from recsys_embed.data.blocks import BlockWriter
 from recsys_embed.data.numeric import Moments
 from recsys_embed.data.rows import Job
 from recsys_embed.data.split import Cuts, cuts_of, uniform
-from recsys_embed.data.tally import Tallies, merge
+from recsys_embed.data.tally import Tally, merge
 from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.files import atomic_write
 
 SAMPLE = 1 << 17
 """Training rows of which the quantiles of a column are taken: all of them, where there are no more."""
 
-_TIMES = "times"
+_TIMES, COUNTS, ENCODED = "times", "counts", "encoded"
 
 
 def result(job: Job, stage: str, index: int) -> Path:
@@ -45,18 +49,22 @@ def finish(job: Job, stage: str, index: int, tree: dict[str, Any]) -> None:
 def count_times(job: Job, index: int) -> int:
     """Count the times of a part's rows; returns the rows."""
     assert job.config.split.time is not None
-    column, rows = job.config.split.time.column, 0
-    tallies = Tallies([_TIMES], _runs(job, _TIMES, index))
+    column, rows, nbytes = job.config.split.time.column, 0, 0
+    tally, held = Tally(runs_path(job, _TIMES, index)), list[pa.Array]()
     for chunk in job.source.chunks(job.parts[index], [column], 65_536):
         cells = chunk.text(column)
         if cells.null_count:
             missing = int(np.argmax(cells.is_null().to_numpy(zero_copy_only=False)))
             raise chunk.error("the time by which rows are split is missing", column, missing, "")
-        tallies.of[_TIMES].add(cells)
-        tallies.spill()
+        held.append(cells)
+        nbytes += cells.nbytes
+        if nbytes > blocks.BLOCK_BYTES:
+            tally.add(held)
+            held, nbytes = [], 0
         rows += len(chunk)
-    tallies.close()
-    finish(job, _TIMES, index, {"runs": tallies.runs})
+    tally.add(held)
+    tally.close()
+    finish(job, _TIMES, index, {"runs": tally.runs})
     return rows
 
 
@@ -64,7 +72,12 @@ def cuts(job: Job) -> Cuts:
     """Where the counted times are cut."""
     assert job.config.split.time is not None
     assert job.config.split.time.fractions is not None
-    return cuts_of(merge(_all_runs(job, _TIMES, _TIMES)), job.config.split.time.fractions)
+    runs = [
+        (runs_path(job, _TIMES, index), run)
+        for index, one in enumerate(results(job, _TIMES))
+        for run in range(one["runs"])
+    ]
+    return cuts_of(merge(runs), job.config.split.time.fractions)
 
 
 # --- edges: quantiles of numeric columns -------------------------------------------------------------------------
@@ -112,13 +125,13 @@ def _smallest(chances: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def count(job: Job, index: int) -> int:
-    """Count a part's rows, labels and values per split, and the distinct values and moments of training rows."""
+    """Count a part's rows, labels and values per split, and the distinct values and moments of training rows; what
+    encoding needs of the rows is kept."""
     cells, label_counts = job.cells(), Counter[str]()
-    vocabularies = {name: job.config.vocabulary.get(name, name) for name in cells}
-    tallies = Tallies(list(dict.fromkeys(vocabularies.values())), _runs(job, "counts", index))
     moments = [
         Moments(name, cast(Literal["standard", "log"], scaling)) for name, scaling in job.config.scalings.items()
     ]
+    kept = BlockWriter(runs_path(job, COUNTS, index), rows_path(job, index), list(cells), len(moments))
     rows, positives = [0, 0, 0], [0, 0, 0]
     bags = {name: [0, 0, 0] for name in job.config.multi_valued}
     truth: list[tuple[np.ndarray, np.ndarray]] = []
@@ -127,24 +140,25 @@ def count(job: Job, index: int) -> int:
             here = splits == split
             rows[split] += int(here.sum())
             positives[split] += int(labels[here].sum())
-        train = splits == 0
+        texts = []
         for name, source in cells.items():
-            text, tally = source.text(chunk), tallies.of[vocabularies[name]]
+            text = source.text(chunk)
             if name in bags:
                 values, offsets = split_cells(text, job.config.multi_valued[name])
                 lengths = np.diff(offsets)
                 for split in range(3):
                     bags[name][split] += int(lengths[splits == split].sum())
-                tally.add(values.filter(np.repeat(train, lengths)))
+                texts.append((values, offsets))
             else:
-                tally.add(text.filter(train))
-        tallies.spill()
-        for one in moments:
-            one.add(chunk.numbers(one.column)[train])
+                texts.append(text)
+        numbers = [chunk.numbers(one.column) for one in moments]
+        for one, column in zip(moments, numbers, strict=True):
+            one.add(column[splits == 0])
+        kept.add(texts, numbers, splits, labels)
         if chunk.probability is not None:
             test = splits == 2
             truth.append((labels[test], chunk.probability[test]))
-    tallies.close()
+    kept.close()
     if truth:
         np.save(_truth(job, index), np.concatenate([np.stack(pair) for pair in truth], 1))
     tree = {
@@ -153,21 +167,46 @@ def count(job: Job, index: int) -> int:
         "bags": bags,
         "dropped": label_counts,
         "moments": [one.tree() for one in moments],
-        "missing": {name: tally.missing for name, tally in tallies.of.items()},
-        "runs": tallies.runs,
+        "missing": kept.missing,
+        "blocks": kept.blocks,
         "truth": bool(truth),
+        "files": [_digest(path) for path in (runs_path(job, COUNTS, index), rows_path(job, index))],
     }
-    finish(job, "counts", index, tree)
+    finish(job, COUNTS, index, tree)
     return sum(rows)
 
 
-def vocabulary(job: Job, name: str, counted: Sequence[dict[str, Any]]) -> Vocabulary:
+def recount_damaged(job: Job) -> None:
+    """Forget the parts whose files are not as they were written, and which are still needed: a machine has stopped."""
+    for index in range(len(job.parts)):
+        if result(job, COUNTS, index).is_file() and not result(job, ENCODED, index).is_file():
+            known = json.loads(result(job, COUNTS, index).read_text(encoding="utf-8"))["files"]
+            paths = runs_path(job, COUNTS, index), rows_path(job, index)
+            if not all(path.is_file() for path in paths) or known != [_digest(path) for path in paths]:
+                result(job, COUNTS, index).unlink()
+
+
+def _digest(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def vocabulary(job: Job, name: str) -> Vocabulary:
     """The vocabulary that the counts of all parts give."""
-    missing = sum(one["missing"][name] for one in counted)
+    features, counted = list(job.cells()), results(job, COUNTS)
+    mine = [i for i, feature in enumerate(features) if job.vocabulary(feature) == name]
+    runs = [
+        (runs_path(job, COUNTS, index), block * len(features) + i)
+        for index, one in enumerate(counted)
+        for block in range(one["blocks"])
+        for i in mine
+    ]
+    missing = sum(one["missing"][features[i]] for one in counted for i in mine)
     limits = job.config.limits_of(name)
-    return Vocabulary.of(
-        merge(_all_runs(job, "counts", name)), missing, min_count=limits.min_count or 1, max_size=limits.max_vocabulary
-    )
+    return Vocabulary.of(merge(runs), missing, min_count=limits.min_count or 1, max_size=limits.max_vocabulary)
 
 
 def truth(job: Job, counted: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray] | None:
@@ -183,13 +222,11 @@ def _truth(job: Job, index: int) -> Path:
     return Path(job.work) / f"truth-{index:05d}.npy"
 
 
-def _runs(job: Job, stage: str, index: int) -> Path:
+def runs_path(job: Job, stage: str, index: int) -> Path:
+    """The file of the runs that a pass counted in a part."""
     return Path(job.work) / f"{stage}-{index:05d}.arrow"
 
 
-def _all_runs(job: Job, stage: str, name: str) -> list[tuple[Path, int]]:
-    return [
-        (_runs(job, stage, index), batch)
-        for index, one in enumerate(results(job, stage))
-        for batch in one["runs"][name]
-    ]
+def rows_path(job: Job, index: int) -> Path:
+    """The file of a part's rows."""
+    return Path(job.work) / f"rows-{index:05d}.arrow"

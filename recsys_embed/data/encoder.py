@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from recsys_embed.data.bags import Bag, split_cells
 from recsys_embed.data.batches import Batch, Columns, gather
+from recsys_embed.data.blocks import Block
 from recsys_embed.data.cells import Cells, cells_of, cells_tree
 from recsys_embed.data.chunks import Chunk, frame_chunks
 from recsys_embed.data.labels import LabelRule
@@ -51,7 +52,7 @@ class Encoder:
     @property
     def files(self) -> dict[str, str]:
         """The name of each vocabulary's file in the folder that :meth:`save` writes."""
-        return {name: f"vocabulary-{i}.parquet" for i, name in enumerate(self.vocabularies)}
+        return {name: vocabulary_file(i) for i, name in enumerate(self.vocabularies)}
 
     def encode(self, frame: pd.DataFrame) -> Batch:
         """Raw rows as one batch, in their order. Values not seen in training become id 0.
@@ -73,9 +74,20 @@ class Encoder:
     def read(self, chunk: Chunk, labels: np.ndarray) -> Columns:
         """Encode a chunk of raw rows; ``labels [rows]`` float32 are passed on."""
         numbers = [chunk.numbers(scaler.column) for scaler in self.scalers]
+        return Columns(tuple(self._ids(feature, chunk) for feature in self.features), self._scaled(numbers), labels)
+
+    def columns_of(self, block: Block) -> Columns:
+        """Encode rows that counting kept."""
+        ids: list[np.ndarray | Bag] = []
+        for feature, words, codes in zip(self.features, block.words, block.codes, strict=True):
+            known = self.vocabularies[feature.vocab].ids(words["value"], words["hash"].to_numpy())
+            table = np.append(known, np.int32(0))
+            ids.append(Bag(table[codes.values], codes.offsets) if isinstance(codes, Bag) else table[codes])
+        return Columns(tuple(ids), self._scaled(block.numbers), block.labels)
+
+    def _scaled(self, numbers: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         flags = [np.isnan(x).astype(np.float32) for x, s in zip(numbers, self.scalers, strict=True) if s.flag]
-        scaled = [s.transform(x) for x, s in zip(numbers, self.scalers, strict=True)]
-        return Columns(tuple(self._ids(feature, chunk) for feature in self.features), (*scaled, *flags), labels)
+        return (*(s.transform(x) for x, s in zip(numbers, self.scalers, strict=True)), *flags)
 
     def _ids(self, feature: Feature, chunk: Chunk) -> np.ndarray | Bag:
         vocabulary, cells = self.vocabularies[feature.vocab], self.cells[feature.name].text(chunk, exact=False)
@@ -89,6 +101,10 @@ class Encoder:
         folder.mkdir(parents=True, exist_ok=True)
         for name, vocabulary in self.vocabularies.items():
             vocabulary.save(folder / self.files[name])
+        self.describe(folder)
+
+    def describe(self, folder: Path) -> None:
+        """Write ``encoder.json`` into a folder that has the vocabularies."""
         tree = {
             "format": FORMAT,
             "label": asdict(self.label),
@@ -129,6 +145,11 @@ class Encoder:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
+
+
+def vocabulary_file(place: int) -> str:
+    """The name of the file of the vocabulary at a place in their order."""
+    return f"vocabulary-{place}.parquet"
 
 
 def feature_tree(feature: Feature, separator: str | None) -> dict[str, Any]:

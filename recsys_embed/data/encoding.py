@@ -1,4 +1,4 @@
-"""The last pass: a part's rows, encoded, to their places in the files of the splits."""
+"""The last pass: a part's rows, as counting kept them, encoded, to their places in the files of the splits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from recsys_embed.data.bags import Bag
-from recsys_embed.data.counting import finish
+from recsys_embed.data.blocks import read_blocks
+from recsys_embed.data.counting import COUNTS, ENCODED, finish, rows_path, runs_path
 from recsys_embed.data.encoder import Encoder
 from recsys_embed.data.rows import Job
 from recsys_embed.data.split import SPLITS
-from recsys_embed.data.storage import SplitFile, changed
+from recsys_embed.data.storage import SplitFile
 from recsys_embed.files import atomic_write
 
 DATA, ENCODER, LAYOUT = "data", "encoder", "layout.json"
@@ -71,31 +72,28 @@ class Layout:
 
 
 def encode(job: Job, index: int) -> int:
-    """Encode a part's rows and write them to their places; returns the rows.
-
-    Raises:
-        DataError: they are not the rows that were counted.
-    """
+    """Encode a part's rows and write them to their places; returns the rows."""
     work = Path(job.work)
     encoder, layout = _opened(job.work, (work / LAYOUT).stat().st_mtime_ns)
     paths = [split_path(job, split) for split in SPLITS]
     at, values = list(layout.rows[index]), [list(one) for one in layout.values[index]]
-    for chunk, splits, labels in job.rows(index):
-        columns = encoder.read(chunk, labels)
+    kept = runs_path(job, COUNTS, index), rows_path(job, index)
+    for block in read_blocks(*kept, len(encoder.features)):
+        columns = encoder.columns_of(block)
         for split, file in enumerate(layout.files):
-            part = columns.take(np.flatnonzero(splits == split))
+            part = columns.take(np.flatnonzero(block.splits == split))
             if not len(part):
                 continue
             file.write(paths[split], at[split], values[split], part)
             at[split] += len(part)
             for i, ids in enumerate(part.ids):
                 values[split][i] += len(ids.values) if isinstance(ids, Bag) else 0
-    if at != layout.rows[index + 1] or values != layout.values[index + 1]:
-        raise changed()
     for path in paths:  # a part that is done stays so when the machine stops
         with open(path, "rb") as file_:
             os.fsync(file_.fileno())
-    finish(job, "encoded", index, {})
+    finish(job, ENCODED, index, {})
+    for path in kept:
+        path.unlink()
     return sum(now - before for now, before in zip(at, layout.rows[index], strict=True))
 
 

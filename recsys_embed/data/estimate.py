@@ -16,7 +16,7 @@ from recsys_embed.data import counting
 from recsys_embed.data.chunks import Chunk
 from recsys_embed.data.encoding import DATA, ENCODER, LAYOUT, Layout, encode
 from recsys_embed.data.parts import Part, density
-from recsys_embed.data.prepare import complete, encoder_of, known_first
+from recsys_embed.data.prepare import build_vocabulary, complete, encoder_of, known_first
 from recsys_embed.data.progress import Progress
 from recsys_embed.data.rows import Job
 from recsys_embed.data.sources import FileSource, Source, open_source
@@ -28,8 +28,8 @@ SAMPLE_ROWS = 100_000
 @dataclass(frozen=True)
 class Estimate:
     """``rows`` are exact where the files say so. ``seconds`` are those of the passes on ``workers`` processes, without
-    the growth of vocabularies; ``bytes`` those of the encoded rows and of the sample's vocabularies, ``free`` those on
-    the disk."""
+    the growth of vocabularies; ``bytes`` those of the encoded rows and of the sample's vocabularies, ``between`` those
+    of what stands beside them until they are done, ``free`` those on the disk."""
 
     rows: int
     exact: bool
@@ -38,6 +38,7 @@ class Estimate:
     rows_per_second: float
     seconds: float
     bytes: int
+    between: int
     free: int
 
 
@@ -56,9 +57,12 @@ def estimate(config: DataConfig, out: str | Path, *, workers: int | None = None)
         start = time.perf_counter()
         job = known_first(Job(config, head, (replace(parts[0], rows=None),), work), Crew(None), Progress(None))
         counting.count(job, 0)
-        counted = counting.results(job, "counts")
+        between = sum(file.stat().st_size for file in Path(work).glob("*.arrow"))
+        counted = counting.results(job, counting.COUNTS)
+        for index in range(len(job.vocabularies)):
+            build_vocabulary(job, index)
         encoder = encoder_of(job, counted)
-        encoder.save(Path(work) / DATA / ENCODER)
+        encoder.describe(Path(work) / DATA / ENCODER)
         Layout.create(job, encoder, counted).save(Path(work) / LAYOUT)
         encode(job, 0)
         seconds = time.perf_counter() - start
@@ -78,6 +82,7 @@ def estimate(config: DataConfig, out: str | Path, *, workers: int | None = None)
         rows_per_second=rate,
         seconds=rows / rate,
         bytes=round(size * rows / sampled) + vocabularies,
+        between=round(between * rows / sampled),
         free=shutil.disk_usage(place).free,
     )
 

@@ -26,7 +26,7 @@ import xxhash
 from recsys_embed.config import DataConfig, parse_config
 from recsys_embed.data import counting
 from recsys_embed.data.dataset import EncodedDataset, read_schema
-from recsys_embed.data.encoder import Encoder, feature_tree, with_counts
+from recsys_embed.data.encoder import Encoder, feature_tree, vocabulary_file, with_counts
 from recsys_embed.data.encoding import DATA, ENCODER, LAYOUT, Layout, encode, split_path
 from recsys_embed.data.numeric import Moments
 from recsys_embed.data.planted import LABEL, SEPARATOR, Planted, bayes
@@ -34,6 +34,7 @@ from recsys_embed.data.progress import Progress, progress_bar
 from recsys_embed.data.rows import Job
 from recsys_embed.data.sources import open_source
 from recsys_embed.data.split import SPLITS, Cuts
+from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.data.workshop import Crew, crew, discard, workshop
 from recsys_embed.errors import CheckpointError, ConfigError, DataError
 from recsys_embed.features import Feature
@@ -155,12 +156,12 @@ def known_first(job: Job, hands: Crew, bar: Progress) -> Job:
     """The job with all that must be known before its rows can be counted."""
     time = job.config.split.time
     if time is not None and time.fractions is not None:
-        hands.run("times", counting.count_times, job, bar.stage("times", job.parts))
+        hands.run("times", counting.count_times, job, bar)
         job = replace(job, cuts=counting.cuts(job))
     elif time is not None:
         job = replace(job, cuts=cast(Cuts, (time.val, time.test)))
     if any(kind != "log_square" for kind in job.config.buckets.values()):
-        hands.run("edges", counting.sample_edges, job, bar.stage("quantiles", job.parts))
+        hands.run("edges", counting.sample_edges, job, bar)
         job = replace(job, edges=counting.edges(job))
     return job
 
@@ -168,18 +169,20 @@ def known_first(job: Job, hands: Crew, bar: Progress) -> Job:
 def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
     """Count and encode; what the schema says of it."""
     work = Path(job.work)
-    hands.run("counts", counting.count, job, bar.stage("counting", job.parts))
-    counted = counting.results(job, "counts")
+    counting.recount_damaged(job)
+    hands.run(counting.COUNTS, counting.count, job, bar)
+    counted = counting.results(job, counting.COUNTS)
     dropped = Counter[str]()
     for one in counted:
         dropped.update(one["dropped"])
     rows, positives = ([sum(one[key][s] for one in counted) for s in range(3)] for key in ("rows", "positives"))
     _check(job, rows, positives, dropped.total())
     if not (work / LAYOUT).is_file():
+        hands.run("vocabularies", build_vocabulary, job, bar, len(job.vocabularies))
         encoder = encoder_of(job, counted)
-        encoder.save(work / DATA / ENCODER)
+        encoder.describe(work / DATA / ENCODER)
         Layout.create(job, encoder, counted).save(work / LAYOUT)
-    hands.run("encoded", encode, job, bar.stage("encoding", job.parts))
+    hands.run(counting.ENCODED, encode, job, bar)
     encoder, layout = Encoder.load(work / DATA / ENCODER), Layout.load(work / LAYOUT)
     truth = counting.truth(job, counted)
     return {
@@ -194,13 +197,25 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
     }
 
 
+def build_vocabulary(job: Job, index: int) -> int:
+    """Put together one of the vocabularies; returns its size."""
+    found = counting.vocabulary(job, job.vocabularies[index])
+    folder = Path(job.work) / DATA / ENCODER
+    folder.mkdir(parents=True, exist_ok=True)
+    found.save(folder / vocabulary_file(index))
+    counting.finish(job, "vocabularies", index, {})
+    return len(found.values)
+
+
 def encoder_of(job: Job, counted: list[dict[str, Any]]) -> Encoder:
     """The encoder that the training rows give."""
     config, cells = job.config, job.cells()
-    shared = {name: config.vocabulary.get(name, name) for name in cells}
-    vocabularies = {name: counting.vocabulary(job, name, counted) for name in dict.fromkeys(shared.values())}
+    folder = Path(job.work) / DATA / ENCODER
+    vocabularies = {
+        name: Vocabulary.load(folder / vocabulary_file(place)) for place, name in enumerate(job.vocabularies)
+    }
     features = tuple(
-        Feature(name, multi_valued=name in config.multi_valued, pooling=config.pooling, vocabulary=shared[name])
+        Feature(name, multi_valued=name in config.multi_valued, pooling=config.pooling, vocabulary=job.vocabulary(name))
         for name in cells
     )
     scalers = []

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Rich
-
-from recsys_embed.data.parts import Part
 
 
 class Progress:
@@ -19,12 +17,12 @@ class Progress:
     def __init__(self, rich: Rich | None) -> None:
         self._rich = rich
 
-    def stage(self, name: str, parts: Sequence[Part]) -> Callable[[int, int], None]:
-        """A new pass over ``parts``; what is returned is told of every part's bytes and rows, when it is done."""
+    def stage(self, name: str, size: int) -> Callable[[int, int], None]:
+        """A new pass over so many bytes; what is returned is told of every part's bytes and rows, when it is done."""
         if self._rich is None:
             return lambda *_: None
         rich, since, seen = self._rich, time.perf_counter(), 0
-        task = rich.add_task(name, total=sum(part.size for part in parts) or None, note="")
+        task = rich.add_task(name, total=size or None, note="")
 
         def done(size: int, count: int) -> None:
             nonlocal seen

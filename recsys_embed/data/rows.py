@@ -48,6 +48,15 @@ class Job:
             **{name: Plain(name) for name in config.multi_valued},
         }
 
+    def vocabulary(self, feature: str) -> str:
+        """The name of a feature's vocabulary."""
+        return self.config.vocabulary.get(feature, feature)
+
+    @property
+    def vocabularies(self) -> tuple[str, ...]:
+        """The names of all, in the order of the features."""
+        return tuple(dict.fromkeys(map(self.vocabulary, self.cells())))
+
     def rows(
         self, index: int, dropped: Counter[str] | None = None, columns: list[str] | None = None
     ) -> Iterator[tuple[Chunk, np.ndarray, np.ndarray]]:

@@ -18,7 +18,7 @@ import pyarrow.ipc as ipc
 
 from recsys_embed.data.bags import Bag
 from recsys_embed.data.batches import Columns
-from recsys_embed.errors import CheckpointError, DataError
+from recsys_embed.errors import CheckpointError
 
 _READ = 1 << 24  # bytes
 
@@ -65,20 +65,11 @@ class SplitFile:
         )
 
     def write(self, path: Path, first: int, begins: Sequence[int], part: Columns) -> None:
-        """Write rows ``first``, ``first + 1``, …; ``begins [F]`` is where their values stand among those of all bags.
-
-        Raises:
-            DataError: they do not fit: the input has changed since it was counted.
-        """
-        if first + len(part) > self.rows:
-            raise changed()
+        """Write rows ``first``, ``first + 1``, …; ``begins [F]`` is where bags' values go, among those of all rows."""
         with open(path, "r+b") as file:
-            for ids, at, bag, begin, total in zip(part.ids, self.ids, self.bags, begins, self.values, strict=True):
+            for ids, at, bag, begin in zip(part.ids, self.ids, self.bags, begins, strict=True):
                 if isinstance(ids, Bag):
                     assert bag is not None
-                    assert total is not None
-                    if begin + len(ids.values) > total:
-                        raise changed()
                     _put(file, bag + 8 * (first + 1), ids.offsets[1:] + begin)
                     _put(file, at + 4 * begin, ids.values)
                 else:
@@ -124,11 +115,6 @@ def open_split(path: Path, features: int) -> Columns:
         return Columns(ids, tuple(c.to_numpy() for c in batch.columns[features:-1]), batch.columns[-1].to_numpy())
     except (pa.ArrowException, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
-
-
-def changed() -> DataError:
-    """The error for rows that are more, or fewer, than when they were counted."""
-    return DataError("the input has changed while it was being read")
 
 
 class _Skipping:
@@ -191,6 +177,6 @@ def _read(file: IO[bytes], at: int, count: int) -> Iterator[bytes]:
     while count:
         block = file.read(min(count, _READ))
         if not block:
-            raise changed()
+            raise CheckpointError(f"{file.name}: is cut short", file=file.name)
         count -= len(block)
         yield block

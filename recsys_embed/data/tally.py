@@ -1,8 +1,8 @@
 """Counting distinct values in bounded memory, exactly.
 
-A :class:`Tally` counts in memory. What grows beyond a limit goes to the disk as a *run*: its values with their counts,
-sorted by hash. :func:`merge` adds runs up, one range of hashes after the other, so that no more than a range is in
-memory; which values were counted in which run makes no difference.
+A :class:`Tally` writes what is distinct among some cells to its file as a *run*: the values with their counts, sorted
+by hash. :func:`merge` adds runs up, one range of hashes after the other, so that no more than a range is in memory;
+which values were counted in which run makes no difference.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ import pyarrow.ipc as ipc
 
 from recsys_embed.data.text_hash import hash_text
 
-RUN_BYTES = 96 << 20
-"""Bytes of cells of one worker's tallies together, as Arrow holds them, before they are counted; where the distinct
-values are more than half of that, they go to the disk."""
-
 RANGE_VALUES = 4_000_000
 """Values of one range of hashes, about."""
 
@@ -28,95 +24,77 @@ SCHEMA = pa.schema([("hash", pa.uint64()), ("value", pa.large_string()), ("count
 
 
 class Tally:
-    """Counts the occurrences of each value, in memory proportional to the number of values.
+    """A file of runs, under construction."""
 
-    Cells are counted many at once: of a part of a file all, if there is room.
-    """
+    def __init__(self, path: Path) -> None:
+        self._writer, self.runs = ipc.new_file(str(path), SCHEMA), 0
 
-    def __init__(self) -> None:
-        self.missing = self.nbytes = 0
-        self._cells: list[pa.Array] = []
-        self._summed = pa.table({"value": pa.array([], pa.large_string()), "count": pa.array([], pa.int64())})
+    def add(self, cells: Sequence[pa.Array], counted: np.ndarray | None = None) -> np.ndarray:
+        """Write a run of the values in ``cells``, pieces of one column of strings.
 
-    def add(self, values: pa.Array) -> None:
-        """Take in strings; nulls count as missing."""
-        self.missing += values.null_count
-        self._cells.append(values.drop_null())
-        self.nbytes += self._cells[-1].nbytes
-
-    def settle(self) -> None:
-        """Count what came in."""
-        if self._cells:
-            counted = pc.value_counts(pa.chunked_array(self._cells))
-            values = counted.field("values").cast(pa.large_string())
-            table = pa.table({"value": values, "count": counted.field("counts")})
-            self._summed = _sum([self._summed, table]) if len(self._summed) else table
-        self._cells, self.nbytes = [], self._summed.nbytes
-
-    def table(self) -> pa.Table:
-        """Columns value and count, each value once, in no particular order."""
-        self.settle()
-        return self._summed
-
-    def run(self) -> pa.RecordBatch:
-        """All that was counted, as a run, and begin again."""
-        table = self.table().combine_chunks()
-        values = _whole(table["value"])
-        hashes = hash_text(values)
-        order = np.argsort(hashes, kind="stable")
-        batch = pa.record_batch([hashes[order], values.take(order), _whole(table["count"]).take(order)], schema=SCHEMA)
-        self._summed, self.nbytes = self._summed.slice(0, 0), 0
-        return batch
-
-
-class Tallies:
-    """Tallies of several names, whose runs go to one file when together they exceed ``RUN_BYTES``."""
-
-    def __init__(self, names: Sequence[str], path: Path) -> None:
-        self.of = {name: Tally() for name in names}
-        self.runs: dict[str, list[int]] = {name: [] for name in names}
-        self._writer = ipc.new_file(str(path), SCHEMA)
-        self._batches = 0
-
-    def spill(self) -> None:
-        """Write runs where memory asks for it."""
-        if sum(tally.nbytes for tally in self.of.values()) > RUN_BYTES:
-            for tally in self.of.values():
-                tally.settle()
-            if sum(tally.nbytes for tally in self.of.values()) > RUN_BYTES // 2:
-                self._flush()
+        ``counted [n]`` bool says which cells count, by default all; a value in none of them has the count 0. Returns
+        the place of every cell's value in the run, ``[n]`` int32, and −1 where the cell is missing.
+        """
+        encoded = pa.chunked_array(cells, pa.string()).dictionary_encode()
+        words = encoded.chunk(encoded.num_chunks - 1).dictionary if encoded.num_chunks else pa.array([], pa.string())
+        codes = np.empty(len(encoded), np.int32)
+        begin = 0
+        for piece in encoded.chunks:
+            codes[begin : begin + len(piece)] = piece.indices.fill_null(len(words)).to_numpy()
+            begin += len(piece)
+        hashes = hash_text(words)
+        order = np.argsort(hashes)
+        places = np.empty(len(words) + 1, np.int32)
+        places[order], places[-1] = np.arange(len(words), dtype=np.int32), -1
+        codes = places[codes]
+        counts = np.bincount((codes if counted is None else codes[counted]) + 1, minlength=len(words) + 1)[1:]
+        values = words.cast(pa.large_string()).take(pa.array(order))
+        self._writer.write_batch(pa.record_batch([hashes[order], values, counts.astype(np.int64)], schema=SCHEMA))
+        self.runs += 1
+        return codes
 
     def close(self) -> None:
-        """Write the rest."""
-        self._flush()
+        """Finish the file."""
         self._writer.close()
 
-    def _flush(self) -> None:
-        for name, tally in self.of.items():
-            self._writer.write_batch(tally.run())
-            self.runs[name].append(self._batches)
-            self._batches += 1
+
+def open_runs(path: Path) -> ipc.RecordBatchFileReader:
+    """The runs of a file that is finished, mapped into memory."""
+    return ipc.open_file(pa.memory_map(str(path)))
 
 
 def merge(runs: Sequence[tuple[Path, int]]) -> Iterator[pa.Table]:
-    """The sums of some runs (a file and the number of a batch in it), as tables of value and count."""
-    batches = [ipc.open_file(pa.memory_map(str(path))).get_batch(number) for path, number in runs]
+    """The sums of some runs (a file and the number of a run in it), as tables of value and count."""
+    files = {path: open_runs(path) for path, _ in runs}
+    batches = [files[path].get_batch(number) for path, number in runs]
     ranges = max(1, -(-sum(batch.num_rows for batch in batches) // RANGE_VALUES))
     edges = [int(2**64 * i / ranges) for i in range(1, ranges)]
     cuts = [
         [0, *np.searchsorted(batch.column(0).to_numpy(), np.array(edges, np.uint64)).tolist(), batch.num_rows]
         for batch in batches
     ]
-    for i in range(ranges):
+    for i in range(ranges if batches else 0):
         parts = [batch.slice(c[i], c[i + 1] - c[i]) for batch, c in zip(batches, cuts, strict=True)]
-        yield _sum([pa.Table.from_batches([part]).select(["value", "count"]) for part in parts])
+        yield _sum([pa.Table.from_batches([part]) for part in parts])
 
 
 def _sum(parts: Sequence[pa.Table]) -> pa.Table:
     if len(parts) == 1:
-        return parts[0]
-    sums = pa.concat_tables(parts).group_by("value", use_threads=False).aggregate([("count", "sum")])
-    return pa.table({"value": sums["value"], "count": sums["count_sum"]})
+        return parts[0].select(["value", "count"])
+    # Equal values have equal hashes and are neighbours after sorting; that equal hashes are of equal values is checked.
+    whole = pa.concat_tables(parts).combine_chunks()
+    hashes = whole["hash"].to_numpy()
+    order = np.argsort(hashes, kind="stable")
+    hashes = hashes[order]
+    first = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]])) if len(hashes) else np.zeros(0, np.intp)
+    values = _whole(whole["value"])
+    leaders = np.repeat(order[first], np.diff(np.append(first, len(order))))
+    again = leaders != order
+    if not pc.all(pc.equal(values.take(leaders[again]), values.take(order[again]))).as_py():
+        sums = whole.group_by("value", use_threads=False).aggregate([("count", "sum")])
+        return pa.table({"value": sums["value"], "count": sums["count_sum"]})
+    counts = np.add.reduceat(whole["count"].to_numpy()[order], first) if len(first) else np.zeros(0, np.int64)
+    return pa.table({"value": values.take(order[first]), "count": counts})
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

@@ -55,17 +55,22 @@ class Vocabulary:
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids ``[rows]`` int32 of strings; 0 for null and for what is not in the vocabulary."""
         cells = values.dictionary_encode()
-        words = cells.dictionary
-        ids = np.zeros(len(words) + 1, np.int32)
+        ids = np.append(self.ids(cells.dictionary), np.int32(0))
+        return np.asarray(ids[cells.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
+
+    def ids(self, words: pa.Array, sought: np.ndarray | None = None) -> np.ndarray:
+        """Ids ``[n]`` int32 of distinct strings; fastest in the order of ``sought``, their hashes where known."""
+        ids = np.zeros(len(words), np.int32)
         hashes, order, seed = self._index
         if len(hashes) and len(words):
-            sought = hash_text(words, seed)
+            if sought is None or seed:
+                sought = hash_text(words, seed)
             places = np.searchsorted(hashes, sought)
             hit = np.flatnonzero(hashes[np.minimum(places, len(hashes) - 1)] == sought)
             found = order[places[hit]]
             same = pc.equal(self.values.take(found).cast(words.type), words.take(hit)).to_numpy(zero_copy_only=False)
             ids[hit] = np.where(same, found + 1, 0)
-        return np.asarray(ids[cells.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)])
+        return ids
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, int]:

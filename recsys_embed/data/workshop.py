@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys_embed.data.counting import result
+from recsys_embed.data.progress import Progress
 from recsys_embed.data.rows import Job
 from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.files import atomic_write, only_writer, typed_errors
@@ -68,25 +69,25 @@ class Crew:
 
     executor: Executor | None
 
-    def run(
-        self, stage: str, work: Callable[[Job, int], int], job: Job, done: Callable[[int, int], None] = lambda *_: None
-    ) -> None:
-        """Do the parts that have no result yet; ``done(bytes, rows)`` is told of each.
+    def run(self, stage: str, work: Callable[[Job, int], int], job: Job, bar: Progress, count: int = 0) -> None:
+        """Do the parts that have no result yet, or as many things as ``count`` says; the bar is told of each.
 
         Raises:
             DataError: the first, in the order of the parts, that one of them raised.
         """
-        todo = [index for index in range(len(job.parts)) if not result(job, stage, index).is_file()]
+        sizes = [1] * count or [part.size for part in job.parts]
+        todo = [index for index in range(len(sizes)) if not result(job, stage, index).is_file()]
+        done = bar.stage(stage, sum(sizes))
         if self.executor is None:
             for index in todo:
-                done(job.parts[index].size, work(job, index))
+                done(sizes[index], work(job, index))
             return
         futures = {self.executor.submit(work, job, index): index for index in todo}
         try:
             for future in as_completed(futures):
                 if future.exception() is not None:
                     break
-                done(job.parts[futures[future]].size, future.result())
+                done(sizes[futures[future]], future.result())
         finally:
             for future in futures:
                 future.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tempfile
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ from recsys_embed.data.chunks import Chunk
 from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.numeric import Moments, signed_log
 from recsys_embed.data.split import split_of, uniform
-from recsys_embed.data.tally import Tally
+from recsys_embed.data.tally import Tally, merge
 from recsys_embed.data.text_hash import hash_text
 from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.errors import ConfigError, DataError
@@ -34,12 +35,19 @@ def cut(cells: list[str | None], size: int) -> list[pa.Array]:
     return [pa.array(cells[i : i + size], pa.string()) for i in range(0, len(cells), size)]
 
 
+def vocabulary_of(parts: list[pa.Array], min_count: int = 1) -> Vocabulary:
+    """Of the cells of all parts, each counted by itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "runs.arrow"
+        tally = Tally(path)
+        missing = sum(int((tally.add([part]) < 0).sum()) for part in parts)
+        tally.close()
+        return Vocabulary.of(merge([(path, run) for run in range(tally.runs)]), missing, min_count=min_count)
+
+
 @given(WORDS, st.integers(1, 20), st.integers(1, 4))
 def test_ids_are_ranked_by_frequency_then_bytes(cells: list[str | None], size: int, min_count: int) -> None:
-    tally = Tally()
-    for part in cut(cells, size):
-        tally.add(part)
-    vocabulary = Vocabulary.of([tally.table()], tally.missing, min_count=min_count)
+    vocabulary = vocabulary_of(cut(cells, size), min_count)
     counted = Counter(cell for cell in cells if cell is not None)
     ranked = sorted(counted, key=lambda value: (-counted[value], value.encode()))
     kept = [value for value in ranked if counted[value] >= min_count]
@@ -67,9 +75,7 @@ def test_the_most_frequent_values_are_kept() -> None:
 
 
 def test_vocabulary_survives_the_disk(tmp_path: Path) -> None:
-    tally = Tally()
-    tally.add(pa.array(["b", None, "a", "b", "rare"]))
-    saved = Vocabulary.of([tally.table()], tally.missing)
+    saved = vocabulary_of([pa.array(["b", None, "a", "b", "rare"])])
     saved.save(tmp_path / "v.parquet")
     table = pd.read_parquet(tmp_path / "v.parquet")
     assert table["count"].tolist() == [1, 2, 1, 1]

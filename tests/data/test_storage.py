@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.feather as feather
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys_embed.data.bags import Bag, offsets_of
 from recsys_embed.data.batches import Columns
 from recsys_embed.data.storage import SplitFile, open_split
-from recsys_embed.errors import DataError
 
 NAMES = ["user", "tags", "dense:price", "label:clicked"]
 
@@ -57,13 +55,3 @@ def test_pieces_in_any_order(tmp_path: Path, rows: int, inner: list[int], draw: 
     assert [list(cell) for cell in frame["tags"]] == [
         bag.values[a:b].tolist() for a, b in zip(bag.offsets, bag.offsets[1:], strict=False)
     ]
-
-
-def test_more_than_was_counted_is_refused(tmp_path: Path) -> None:
-    part, path = columns(10), tmp_path / "split.arrow"
-    _, bag = part.ids
-    assert isinstance(bag, Bag)
-    file = SplitFile.create(path, 10, NAMES, [None, len(bag.values)])
-    for first, begin in ((1, 0), (0, 1)):
-        with pytest.raises(DataError, match="changed"):
-            file.write(path, first, [0, begin], part)

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import recsys_embed.data.encoding as encoding
 import recsys_embed.data.parts as parts_module
 from recsys_embed.data import EncodedDataset, prepare
 from recsys_embed.data.parts import Part, cut
@@ -230,6 +231,41 @@ def test_a_kill_costs_one_part(
     assert calls["encoded"] == list(range(after if stage == "encoded" else 0, parts))
     assert contents(out) == contents(tmp_path / "whole")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "rows.csv", "whole"]
+
+
+def test_what_a_stopped_machine_lost_is_counted_again(small_parts: None, kit: SimpleNamespace, tmp_path: Path) -> None:
+    """Of the parts that wait to be encoded one is cut short, of one a bit flips, and one is not there."""
+    path, out = kit.write(kit.table(400), tmp_path / "rows.csv"), tmp_path / "out"
+    prepare(kit.config(path), tmp_path / "whole", workers=1)
+    arguments = [sys.executable, "-c", CODE, kit.config(path).model_dump_json(), str(out), "encoded", "1"]
+    assert subprocess.run(arguments, capture_output=True, check=False).returncode == -signal.SIGKILL
+    work = tmp_path / ".work-out"
+    assert not (work / "rows-00000.arrow").exists()  # encoded, and not needed any more
+    for name, damage in (
+        ("rows-00001.arrow", lambda data: data[:-100]),
+        ("counts-00002.arrow", lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:]),
+    ):
+        (work / name).write_bytes(damage((work / name).read_bytes()))
+    (work / "rows-00003.arrow").unlink()
+    prepare(kit.config(path), out, workers=1)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_rows_in_many_blocks(kit: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that does not fit into a block: the same bytes."""
+    import recsys_embed.data.blocks as blocks
+    import recsys_embed.data.rows as rows
+
+    monkeypatch.setattr(rows, "CHUNK_ROWS", 16)
+    path, written, read = kit.write(kit.table(400), tmp_path / "rows.csv.gz"), list[int](), blocks.read_blocks
+    monkeypatch.setattr(
+        encoding, "read_blocks", lambda *given: (written.append(len(b.labels)) or b for b in read(*given))
+    )
+    for limit in (1 << 20, 1):
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", limit)
+        prepare(kit.config(path), tmp_path / str(limit))
+    assert written == [400, *[16] * 25]
+    assert contents(tmp_path / "1") == contents(tmp_path / str(1 << 20))
 
 
 def test_unfinished_work_on_other_rows_is_thrown_away(small_parts: None, kit: SimpleNamespace, tmp_path: Path) -> None:

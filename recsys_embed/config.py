@@ -310,6 +310,8 @@ class ShardingConfig(Node):
 
 # --- data ----------------------------------------------------------------------------------------------------
 
+DataFormat = Literal["auto", "criteo", "avazu", "movielens_1m", "movielens_25m", "libsvm"]
+
 
 class LabelConfig(Node):
     """Which values of a column are positive and which negative; rows with any other value are dropped and counted."""
@@ -408,6 +410,9 @@ class ColumnConfig(Node):
 class DataConfig(Node):
     """Where the rows are and what their columns mean.
 
+    A public ``format`` brings label and features with it, which keys given here replace one by one. ``auto`` is any
+    CSV, TSV or Parquet file; ``separator`` is for these.
+
     A value gets an id when it is counted at least ``min_count`` times in the training rows, and is among the
     ``max_vocabulary`` most frequent ones. The others, and those not seen in training, share id 0; a missing cell too
     where ``missing`` is ``pooled``, and has an id of its own where it is ``own``. ``columns`` says otherwise for some
@@ -416,6 +421,7 @@ class DataConfig(Node):
     """
 
     path: str | None = None
+    format: DataFormat = "auto"
     planted: PlantedConfig | None = None
     label: str | LabelConfig = "label"
     categorical: tuple[str, ...] = ()
@@ -431,6 +437,24 @@ class DataConfig(Node):
     separator: str | None = None
     vocabulary: dict[str, str] = {}
     pooling: Literal["sum", "mean"] = "mean"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_roles(cls, value: Any) -> Any:
+        name = value.get("format", "auto") if isinstance(value, dict) else "auto"
+        if name == "auto" or name not in get_args(DataFormat):
+            return value
+        from recsys_embed.data.formats import FORMATS  # which needs the nodes below
+
+        return {**FORMATS[name].roles, **value}
+
+    @model_validator(mode="after")
+    def _separator_of_auto(self) -> DataConfig:
+        if self.separator is not None and self.format != "auto":
+            raise ValueError(f"a separator is for format 'auto': {self.format!r} has its own")
+        if self.planted is not None and self.format != "auto":
+            raise ValueError(f"planted data are not read from files: leave out format = {self.format!r}")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

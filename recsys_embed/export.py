@@ -130,8 +130,8 @@ def predict_file(predictor: Predictor, rows: str | Path, out: str | Path | None 
 def score_frames(predictor: Predictor, rows: str | Path) -> Iterator[np.ndarray]:
     """Scores of a file's rows, chunk by chunk."""
     columns = input_columns(predictor)
-    separator = predictor.config.data.separator
-    for frame in read_frames(rows, columns, separator=separator, chunk_rows=CHUNK_ROWS):
+    data = predictor.config.data
+    for frame in read_frames(rows, columns, format=data.format, separator=data.separator, chunk_rows=CHUNK_ROWS):
         yield predictor.predict(frame).to_numpy()
 
 

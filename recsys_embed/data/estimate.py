@@ -15,7 +15,7 @@ from recsys_embed.config import DataConfig
 from recsys_embed.data import counting
 from recsys_embed.data.chunks import Chunk
 from recsys_embed.data.encoding import DATA, ENCODER, LAYOUT, Layout, encode
-from recsys_embed.data.parts import Part, density
+from recsys_embed.data.parts import Part, rows_about
 from recsys_embed.data.prepare import build_vocabulary, complete, encoder_of, known_first
 from recsys_embed.data.progress import Progress
 from recsys_embed.data.rows import Job
@@ -125,5 +125,5 @@ def _rows(source: Source, parts: Sequence[Part]) -> int:
     """The number of rows: what the files say, and of the others what their sizes and first lines let expect."""
     rows = float(sum(part.rows for part in parts if part.rows is not None))
     if isinstance(source, FileSource):
-        rows += sum(part.size * density(source.files[part.file][1]) for part in parts if part.rows is None)
+        rows += sum(rows_about(source.files[part.file][1]) for part in parts if part.rows is None)
     return round(rows)

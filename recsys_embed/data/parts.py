@@ -1,23 +1,20 @@
-"""Parts of a file that can be read by themselves, each by a process of its own.
+"""Parts of a text file that can be read by themselves, each by a process of its own.
 
-A Parquet file is cut between row groups, and a CSV file between lines, where no line break can stand inside a cell:
-where there is no quote in it. Any other file (compressed, or with quotes) is one part.
+A file is cut between lines, where its rows can be counted without knowing what came before. What is packed is one part.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from recsys_embed.data.readers import is_parquet
+from recsys_embed.data.streams import is_packed, open_file, sample, size_of
 
 PART_BYTES = 64 << 20
 _BLOCK = 1 << 20
-_CODECS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_PACKED = (*_CODECS, b"PK\x03\x04")  # the last is zip
+_LONGEST_LINE = 4 << 20
+_SAMPLE = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -34,70 +31,55 @@ class Part:
     size: int = 0
 
 
-def cut(number: int, path: Path) -> list[Part]:
-    """The parts of a file, in its order; ``number`` is the file's."""
-    return _row_groups(number, path) if is_parquet(path) else _lines(number, path)
+def cut_lines(number: int, path: Path, count: Callable[[bytes], int | None], *, headed: bool = False) -> list[Part]:
+    """Ranges of whole lines, without the header where there is one; ``number`` is the file's.
 
-
-def density(path: Path) -> float:
-    """Rows a byte of a text file, compressed or not, by its beginning; a line break inside a cell counts too."""
-    with open(path, "rb") as file:
-        begin = file.read(4)
-        file.seek(0)
-        codec = next((name for mark, name in _CODECS.items() if begin.startswith(mark)), None)
-        stream = file if codec is None else pa.CompressedInputStream(pa.PythonFile(file), codec)  # closes the file
-        text = stream.read(4 << 20)
-        return float(text.count(b"\n") / max(file.tell(), 1))
-
-
-def _row_groups(number: int, path: Path) -> list[Part]:
-    parts: list[Part] = []
-    first, row, held, size = 0, 1, 0, 0
-    with pq.ParquetFile(path) as parquet:
-        meta = parquet.metadata
-        for group in range(meta.num_row_groups):
-            held += meta.row_group(group).num_rows
-            size += meta.row_group(group).total_byte_size
-            if size >= PART_BYTES or group == meta.num_row_groups - 1:
-                parts.append(Part(number, row, held, first, group + 1, size))
-                first, row, held, size = group + 1, row + held, 0, 0
-    return parts or [Part(number)]
-
-
-def _lines(number: int, path: Path) -> list[Part]:
-    """Ranges of whole lines, the header left out. Blank lines, which are no rows, and old line ends are not counted
-    here: a file that has them is one part."""
-    size = path.stat().st_size
+    ``count`` says how many rows are in some whole lines, the last of which may be without an end, or None where that
+    depends on what came before them: a file that has such lines is one part.
+    """
+    size = size_of(path)
     whole = [Part(number, size=size)]
-    if size <= PART_BYTES:
+    if size <= PART_BYTES or is_packed(path):
         return whole
     parts: list[Part] = []
-    with open(path, "rb") as file:
-        if file.read(4).startswith(_PACKED):
-            return whole
-        file.seek(0)
-        header = file.readline(_BLOCK)
-        if b'"' in header or not header.strip() or not header.endswith(b"\n"):
+    with open_file(path) as file:
+        header = file.readline(_LONGEST_LINE) if headed else b""
+        if headed and not (header.endswith(b"\n") and count(header) == 1):
             return whole
         begin = at = len(header)
-        row, rows, before = 1, 0, b"\n"
+        row, rows, rest = 1, 0, b""
         while block := file.read(_BLOCK):
-            if b'"' in block or _odd(before + block):
+            lines, newline, rest = (rest + block).rpartition(b"\n")
+            found = count(lines + newline) if newline else 0
+            if found is None or len(rest) > _LONGEST_LINE:
                 return whole
-            before = block[-2:]
-            if at + len(block) - begin >= PART_BYTES and (end := block.rfind(b"\n") + 1):
-                rows += block.count(b"\n", 0, end)
-                parts.append(Part(number, row, rows, begin, at + end, at + end - begin))
-                begin, row, rows = at + end, row + rows, block.count(b"\n", end)
-            else:
-                rows += block.count(b"\n")
-            at += len(block)
-    if at > begin:
-        parts.append(Part(number, row, rows + (before[-1:] != b"\n"), begin, at, at - begin))
+            at, rows = at + len(lines + newline), rows + found
+            if at - begin >= PART_BYTES:
+                parts.append(Part(number, row, rows, begin, at, at - begin))
+                begin, row, rows = at, row + rows, 0
+    last = count(rest) if rest else 0
+    if last is None:
+        return whole
+    if at + len(rest) > begin:
+        parts.append(Part(number, row, rows + last, begin, at + len(rest), at + len(rest) - begin))
     return parts
 
 
-def _odd(text: bytes) -> bool:
-    if b"\r" not in text:
-        return b"\n\n" in text
-    return b"\n\n" in text or b"\n\r\n" in text or text.count(b"\r") != text.count(b"\r\n") + text.endswith(b"\r")
+def count_quoted(lines: bytes) -> int | None:
+    """Rows in lines of CSV: a quote may have line ends inside."""
+    return None if b'"' in lines else count_plain(lines)
+
+
+def count_plain(lines: bytes) -> int | None:
+    """Rows in lines that are one each; blank lines, which are none, and old line ends are not counted here."""
+    if lines.startswith((b"\n", b"\r\n")) or b"\n\n" in lines or b"\n\r\n" in lines:
+        return None
+    if b"\r" in lines and lines.count(b"\r") != lines.count(b"\r\n"):
+        return None
+    return lines.count(b"\n") + (not lines.endswith(b"\n"))
+
+
+def rows_about(path: Path) -> int:
+    """The rows of a text file, packed or not, by its beginning; a line break inside a cell counts too."""
+    text, taken = sample(path, _SAMPLE)
+    return round(text.count(b"\n") * max(size_of(path), 1) / max(taken, 1))

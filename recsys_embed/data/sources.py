@@ -14,9 +14,11 @@ import xxhash
 
 from recsys_embed.config import DataConfig, PlantedConfig
 from recsys_embed.data.chunks import Chunk, frame_chunks, rebatch
-from recsys_embed.data.parts import Part, cut
+from recsys_embed.data.formats import format_of
+from recsys_embed.data.parts import Part
 from recsys_embed.data.planted import VERSION, Planted
 from recsys_embed.data.readers import find_files, read_chunks
+from recsys_embed.data.streams import on_disk, split_member
 from recsys_embed.errors import DataError
 
 
@@ -55,13 +57,14 @@ class FileSource:
 
     def __init__(self, config: DataConfig) -> None:
         places: dict[Any, str | None] = {**(config.split.files or {None: config.path})}
-        self.files = [(split, file) for split, place in places.items() for file in find_files(str(place))]
-        self.separator = config.separator
+        self.format, self.separator = config.format, config.separator
+        self.files = [(split, file) for split, place in places.items() for file in find_files(str(place), self.format)]
         self.name = name_of(str(next(iter(places.values()))))
 
     def parts(self) -> list[Part]:
         """See :class:`Source`."""
-        return [part for number, (_, file) in enumerate(self.files) for part in cut(number, file)]
+        form = format_of(self.format, self.separator)
+        return [part for number, (_, file) in enumerate(self.files) for part in form.cut(number, file)]
 
     def chunks(self, part: Part, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
         """See :class:`Source`."""
@@ -69,7 +72,13 @@ class FileSource:
         span = None if part.first is None or part.last is None else (part.first, part.last)
         read = 0
         for chunk in read_chunks(
-            file, columns, separator=self.separator, chunk_rows=rows, part=span, first_row=part.first_row
+            file,
+            columns,
+            format=self.format,
+            separator=self.separator,
+            chunk_rows=rows,
+            part=span,
+            first_row=part.first_row,
         ):
             read += len(chunk)
             yield replace(chunk, split=split, file_number=part.file)
@@ -82,23 +91,36 @@ class FileSource:
 
     def describe(self) -> list[dict[str, Any]]:
         """Every file by its content; path, size and time of change spare reading it again."""
-        return [{**self._stamp(split, file), "xxh3_128": _hash(file)} for split, file in self.files]
+        return [{**self._stamp(split, file), "xxh3_128": _hash(file)} for split, file in self._inputs()]
 
     def matches(self, described: list[dict[str, Any]]) -> bool:
         """Equal content; only files that were moved or touched are read for that."""
-        if len(described) != len(self.files):
+        inputs = self._inputs()
+        if len(described) != len(inputs):
             return False
-        for (split, file), known in zip(self.files, described, strict=True):
+        for (split, file), known in zip(inputs, described, strict=True):
             stamp = self._stamp(split, file)
-            if (stamp["split"], stamp["bytes"]) != (known.get("split"), known.get("bytes")):
+            if any(stamp[key] != known.get(key) for key in ("split", "member", "bytes")):
                 return False
             if any(stamp[key] != known.get(key) for key in stamp) and _hash(file) != known.get("xxh3_128"):
                 return False
         return True
 
+    def _inputs(self) -> list[tuple[str | None, Path]]:
+        """Every file that the rows depend on."""
+        beside = format_of(self.format).beside
+        return [(split, one) for split, file in self.files for one in (file, *beside(file))]
+
     def _stamp(self, split: str | None, file: Path) -> dict[str, Any]:
-        status = file.stat()
-        return {"split": split, "path": str(file.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+        place, member = split_member(file) or (file, None)
+        status, path = place.stat(), str(place.resolve())
+        return {
+            "split": split,
+            "path": path,
+            "member": member,
+            "bytes": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+        }
 
 
 class FrameSource:
@@ -182,7 +204,7 @@ def name_of(place: str) -> str:
 
 def _hash(file: Path) -> str:
     digest = xxhash.xxh3_128()
-    with open(file, "rb") as opened:
+    with open(on_disk(file), "rb") as opened:
         while block := opened.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

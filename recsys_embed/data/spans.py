@@ -5,14 +5,20 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from recsys_embed.data.streams import open_file
+
 
 class Span(io.RawIOBase):
-    """Bytes ``first`` to ``last`` of a file, after its header: a file by itself."""
+    """Bytes ``first`` to ``last`` of a file, after its header where it is ``headed``: a file by itself.
 
-    def __init__(self, path: Path, first: int, last: int) -> None:
+    Raises:
+        DataError: there is no such file.
+    """
+
+    def __init__(self, path: Path, first: int, last: int, *, headed: bool = True) -> None:
         super().__init__()
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
-        self._left = [len(self._file.readline()), last - first]
+        self._file = open_file(path)
+        self._left = [len(self._file.readline()) if headed else 0, last - first]
         self._first = first
         self._file.seek(0)
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 import recsys_embed.data.encoding as encoding
 import recsys_embed.data.parts as parts_module
 from recsys_embed.data import EncodedDataset, prepare
-from recsys_embed.data.parts import Part, cut
+from recsys_embed.data.formats import format_of
+from recsys_embed.data.parts import Part
 from recsys_embed.data.readers import read_chunks
 from recsys_embed.errors import DataError
 
@@ -62,7 +63,7 @@ def test_parts_are_whole_lines(tmp_path: Path, cells: list[str], end: str, close
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts_module, "PART_BYTES", size)
         patch.setattr(parts_module, "_BLOCK", block)
-        parts = cut(0, path)
+        parts = format_of().cut(0, path)
     try:
         whole = [row for chunk in read_chunks(path, ["cell", "row"]) for row in chunk.table.to_pylist()]
     except DataError:  # a stray carriage return or comma
@@ -86,13 +87,13 @@ def test_parts_are_whole_lines(tmp_path: Path, cells: list[str], end: str, close
 )
 def test_what_cannot_be_cut_is_one_part(small_parts: None, tmp_path: Path, text: str) -> None:
     (tmp_path / "rows.csv").write_text(text, newline="")
-    assert [(part.first, part.rows) for part in cut(0, tmp_path / "rows.csv")] == [(None, None)]
+    assert [(part.first, part.rows) for part in format_of().cut(0, tmp_path / "rows.csv")] == [(None, None)]
 
 
 def test_parquet_is_cut_between_row_groups(small_parts: None, tmp_path: Path) -> None:
     table = pa.table({"x": [str(i) for i in range(1_000)]})
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=100)
-    parts = cut(3, tmp_path / "rows.parquet")
+    parts = format_of().cut(3, tmp_path / "rows.parquet")
     assert len(parts) > 2
     assert sum(part.rows or 0 for part in parts) == 1_000
     found = [
@@ -225,7 +226,7 @@ def test_a_kill_costs_one_part(
             place, attribute, lambda job, index, work=work, name=name: (calls[name].append(index), work(job, index))[1]
         )
     prepare(config, out, workers=1)
-    parts = len(cut(0, path))
+    parts = len(format_of().cut(0, path))
     assert parts > 6
     assert calls["counts"] == ([] if stage == "encoded" else list(range(after, parts)))
     assert calls["encoded"] == list(range(after if stage == "encoded" else 0, parts))

@@ -62,6 +62,14 @@ class CheckpointError(RecsysEmbedError):
         self.file = file
 
 
+class DownloadError(RecsysEmbedError):
+    """A file at ``url`` does not come, or is not the one that was published."""
+
+    def __init__(self, message: str, *, url: str | None = None) -> None:
+        super().__init__(message)
+        self.url = url
+
+
 class StackError(RecsysEmbedError, ImportError):
     """An installed library is missing or does not fit the others; ``mend`` is the command that repairs it."""
 

@@ -29,6 +29,7 @@ from tests.clicks import CONFIG
 
 OPTIONS = {
     "doctor": ["--json"],
+    "download": ["NAME", "--json", "--out", "--quiet", "--url"],
     "prepare": ["CONFIG", "--dry-run", "--json", "--out", "--quiet", "--set", "--workers"],
     "train": ["--continue", "--data", "--from-run", "--json", "--out", "--quiet", "--set", "CONFIG"],
     "report": ["--budget", "--from", "--from-run", "--json", "--label", "--out", "--planted", "--quiet", "--set",

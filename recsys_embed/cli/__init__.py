@@ -10,7 +10,20 @@ from typing import NoReturn
 
 import typer
 
-from recsys_embed.cli import budget, catalogue, doctor, export, plan, predict, prepare, report, search, train, unbuilt
+from recsys_embed.cli import (
+    budget,
+    catalogue,
+    doctor,
+    download,
+    export,
+    plan,
+    predict,
+    prepare,
+    report,
+    search,
+    train,
+    unbuilt,
+)
 from recsys_embed.cli.configs import data_name
 from recsys_embed.cli.exits import Terminated, exit_codes
 
@@ -26,6 +39,7 @@ app = typer.Typer(
 # In the order in which `--help` lists them.
 for command in (
     doctor.doctor,
+    download.download,
     prepare.prepare,
     train.train,
     report.report,

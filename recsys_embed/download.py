@@ -54,7 +54,7 @@ def download(name: str, out: str | Path, *, url: str | None = None, progress: Pr
     A file that is there already is checked and left alone.
 
     Raises:
-        ConfigError: there is no such data set; a URL that is not of HTTP.
+        ConfigError: there is no such data set; a URL that is not of HTTP; ``out`` is a file.
         DownloadError: the server refuses or does not answer; the file has another checksum than the published one.
         CheckpointError: the disk refused.
     """
@@ -64,6 +64,8 @@ def download(name: str, out: str | Path, *, url: str | None = None, progress: Pr
     place = f"{(url or published.url).rstrip('/')}/{published.file}"
     if not place.startswith(("http://", "https://")):
         raise ConfigError(f"a mirror's URL begins with http:// or https://, got {url!r}")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ConfigError(f"{str(out)!r} is not a folder to download into")
     target = Path(out) / published.file
     with typed_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

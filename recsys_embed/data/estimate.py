@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -20,7 +19,7 @@ from recsys_embed.data.prepare import build_vocabulary, complete, encoder_of, kn
 from recsys_embed.data.progress import Progress
 from recsys_embed.data.rows import Job
 from recsys_embed.data.sources import FileSource, Source, open_source
-from recsys_embed.data.workshop import Crew
+from recsys_embed.data.workshop import Crew, processes
 
 SAMPLE_ROWS = 100_000
 
@@ -71,7 +70,7 @@ def estimate(config: DataConfig, out: str | Path, *, workers: int | None = None)
     sampled = max(head.read, 1)
     exact = all(part.rows is not None for part in parts) or head.ended
     rows = head.read if head.ended else _rows(source, parts)
-    hands = min(workers or os.cpu_count() or 1, len(parts)) if source.shared else 1
+    hands = processes(parts, workers) if source.shared else 1
     rate = hands * sampled / seconds
     place = next(folder for folder in (Path(out).absolute(), *Path(out).absolute().parents) if folder.exists())
     return Estimate(

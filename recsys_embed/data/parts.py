@@ -1,6 +1,7 @@
 """Parts of a text file that can be read by themselves, each by a process of its own.
 
-A file is cut between lines, where its rows can be counted without knowing what came before. What is packed is one part.
+A file is cut between lines, where its rows can be counted without knowing what came before: see the ``count`` of
+:func:`cut_lines`. What is packed is one part.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ def cut_lines(number: int, path: Path, count: Callable[[bytes], int | None], *, 
         begin = at = len(header)
         row, rows, rest = 1, 0, b""
         while block := file.read(_BLOCK):
-            lines, newline, rest = (rest + block).rpartition(b"\n")
-            found = count(lines + newline) if newline else 0
+            text = rest + block
+            end = text.rfind(b"\n") + 1
+            found, rest = count(text[:end]) if end else 0, text[end:]
             if found is None or len(rest) > _LONGEST_LINE:
                 return whole
-            at, rows = at + len(lines + newline), rows + found
+            at, rows = at + end, rows + found
             if at - begin >= PART_BYTES:
                 parts.append(Part(number, row, rows, begin, at, at - begin))
                 begin, row, rows = at, row + rows, 0
@@ -72,9 +74,11 @@ def count_quoted(lines: bytes) -> int | None:
 
 def count_plain(lines: bytes) -> int | None:
     """Rows in lines that are one each; blank lines, which are none, and old line ends are not counted here."""
-    if lines.startswith((b"\n", b"\r\n")) or b"\n\n" in lines or b"\n\r\n" in lines:
+    if lines.startswith(b"\n") or b"\n\n" in lines:
         return None
-    if b"\r" in lines and lines.count(b"\r") != lines.count(b"\r\n"):
+    if b"\r" in lines and (
+        lines.startswith(b"\r\n") or b"\n\r\n" in lines or lines.count(b"\r") != lines.count(b"\r\n")
+    ):
         return None
     return lines.count(b"\n") + (not lines.endswith(b"\n"))
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recsys_embed.data.counting import result
+from recsys_embed.data.parts import PART_BYTES, Part
 from recsys_embed.data.progress import Progress
 from recsys_embed.data.rows import Job
 from recsys_embed.errors import ConfigError, DataError
@@ -97,13 +99,19 @@ class Crew:
                 future.result()
 
 
+def processes(parts: Sequence[Part], workers: int | None = None) -> int:
+    """``workers``, or one a core as far as each has a whole part's bytes to work on; no more than there are parts."""
+    worth = math.ceil(sum(part.size for part in parts) / PART_BYTES)  # a few small files are done before one starts
+    return max(1, min(workers or min(os.cpu_count() or 1, worth), len(parts)))
+
+
 @contextlib.contextmanager
 def crew(job: Job, workers: int | None, executor: Executor | None) -> Iterator[Crew]:
-    """``workers`` processes (by default one a core, and no more than there are parts), or those of an executor."""
+    """As many processes as :func:`processes` says, or those of an executor."""
     if executor is not None or not job.source.shared:
         yield Crew(executor if job.source.shared else None)
         return
-    count = min(workers or os.cpu_count() or 1, len(job.parts))
+    count = processes(job.parts, workers)
     if count == 1:
         yield Crew(None)
         return

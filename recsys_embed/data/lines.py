@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +26,11 @@ def read_lines(
     Raises:
         DataError: what cannot be read; a line that is too long, or is not text in the encoding.
     """
-    row, rest = first_row, b""
+    row = first_row
     with open_stream(path) if part is None else Span(path, *part, headed=False) as stream:
+        rest = stream.read(3)
+        if encoding == "utf-8" and (part is None or part[0] == 0):
+            rest = rest.removeprefix(codecs.BOM_UTF8)
         while block := stream.read(BLOCK):
             whole, newline, tail = block.rpartition(b"\n")
             if not newline and len(rest) + len(tail) > BLOCK:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,18 +92,19 @@ class FileSource:
 
     def describe(self) -> list[dict[str, Any]]:
         """Every file by its content; path, size and time of change spare reading it again."""
-        return [{**self._stamp(split, file), "xxh3_128": _hash(file)} for split, file in self._inputs()]
+        hash_of = functools.cache(_hash)  # members of one archive
+        return [{**self._stamp(split, file), "xxh3_128": hash_of(on_disk(file))} for split, file in self._inputs()]
 
     def matches(self, described: list[dict[str, Any]]) -> bool:
         """Equal content; only files that were moved or touched are read for that."""
-        inputs = self._inputs()
+        inputs, hash_of = self._inputs(), functools.cache(_hash)
         if len(described) != len(inputs):
             return False
         for (split, file), known in zip(inputs, described, strict=True):
             stamp = self._stamp(split, file)
             if any(stamp[key] != known.get(key) for key in ("split", "member", "bytes")):
                 return False
-            if any(stamp[key] != known.get(key) for key in stamp) and _hash(file) != known.get("xxh3_128"):
+            if any(stamp[key] != known.get(key) for key in stamp) and hash_of(on_disk(file)) != known.get("xxh3_128"):
                 return False
         return True
 
@@ -204,7 +206,7 @@ def name_of(place: str) -> str:
 
 def _hash(file: Path) -> str:
     digest = xxhash.xxh3_128()
-    with open(on_disk(file), "rb") as opened:
+    with open(file, "rb") as opened:
         while block := opened.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

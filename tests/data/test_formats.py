@@ -13,7 +13,7 @@ import pytest
 
 from recsys_embed import jobs
 from recsys_embed.config import DataFormat, parse_config
-from recsys_embed.data import delimited, lines, prepare
+from recsys_embed.data import delimited, lines, prepare, sources
 from recsys_embed.data.formats import FORMATS
 from recsys_embed.data.readers import column_names, find_files, read_chunks, read_frames
 from recsys_embed.errors import ConfigError, DataError
@@ -187,6 +187,27 @@ def test_numbers_of_libsvm_stand_once_in_a_row(tmp_path: Path) -> None:
     assert (caught.value.row, caught.value.column, caught.value.value) == (2, "value_3", "3:5")
     with pytest.raises(DataError, match="field_<n>"):
         list(read_frames(path, ["value_x"], format="libsvm"))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
+    for form, text in (("libsvm", "1 3:1\n0 4:1\n"), ("criteo", f"{FIELDS}\n0{FIELDS[1:]}\n")):
+        path = tmp_path / f"{form}.txt"
+        path.write_text(text, encoding="utf-8-sig")
+        assert pd.concat(read_frames(path, ["label"], format=form))["label"].tolist() == ["1", "0"]
+
+
+def test_members_of_one_archive_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive of twenty days is not read twenty times over."""
+    hashed: list[Path] = []
+    hash_of = sources._hash
+    monkeypatch.setattr(sources, "_hash", lambda file: (hashed.append(file), hash_of(file))[1])
+    archive = public.movielens_1m_zip(tmp_path)
+    source = sources.FileSource(parse_config({"data": archive.data}).data)
+    described = source.describe()
+    assert len(described) == 3
+    Path(archive.path).touch()
+    assert source.matches(described)
+    assert hashed == [Path(archive.path)] * 2
 
 
 def test_small_files_that_do_not_fit_the_ratings(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 
 from recsys_embed.cli import app
 from recsys_embed.config import load_config
-from recsys_embed.infer import is_numeric
 from recsys_embed.report import study
 from recsys_embed.training import trainer
 from tests.clicks import CONFIG
@@ -39,7 +38,7 @@ OPTIONS = {
     "budget": ["--json", "--out", "--quiet", "--set", "CONFIG"],
     "strategies": ["--json"],
     "models": ["--json"],
-    "inspect": ["FILE"],
+    "inspect": ["--json", "--label", "--out", "--quiet", "--rows", "FILE"],
     "search": ["CONFIG", "--out", "--from-run", "--set", "--json", "--quiet"],
     "plan": ["--device-memory", "--json", "--out", "--quiet", "--set", "--world-size", "CONFIG"],
 }  # fmt: skip
@@ -87,7 +86,7 @@ def test_the_command_line_is_what_scripts_were_written_against() -> None:
         (["train", "--out", "bad"], 2, "--from-run"),
         (["train", "clicks.toml", "--continue", "model"], 2, "not built yet"),
         (["predict", "nowhere", "rows.csv"], 2, "nowhere"),
-        (["inspect", "clicks.csv"], 2, "not built yet"),
+        (["inspect", "absent.csv"], 2, "absent.csv"),
         (["search", "clicks.toml", "--set", "embedding.budget='7 parsecs'", "--out", "bad"], 2, "7 parsecs"),
         (["search", "clicks.toml", "--set", "search.trials=0", "--out", "bad"], 2, "search.trials"),
         (["plan", "clicks.toml", "--world-size", "2", "--device-memory", "80XB"], 2, "unknown unit"),
@@ -156,20 +155,6 @@ def test_a_report_without_a_config_guesses_and_says_what(clicks: Path) -> None:
     assert config.study.budgets == ("4kB",)
     assert run("report", "rows.csv").exit_code == 2
     assert "clikced" in run("report", "rows.csv", "--label", "clikced").stderr
-
-
-@pytest.mark.parametrize(
-    ("values", "numeric"),
-    [
-        ([f"{n / 7:.3f}" for n in range(50)], True),
-        ([str(n) for n in range(50)], False),
-        (["0.5", "1.0"] * 30, False),
-        ([f"{n / 7:.3f}" for n in range(50)] + ["n/a"], False),
-        ([None, None], False),
-    ],
-)
-def test_numbers_are_told_from_ids(values: list[str | None], numeric: bool) -> None:
-    assert is_numeric(pd.Series(values, dtype="str")) is numeric
 
 
 def test_train_then_predict(clicks: Path) -> None:

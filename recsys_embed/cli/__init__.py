@@ -16,13 +16,13 @@ from recsys_embed.cli import (
     doctor,
     download,
     export,
+    inspect,
     plan,
     predict,
     prepare,
     report,
     search,
     train,
-    unbuilt,
 )
 from recsys_embed.cli.configs import data_name
 from recsys_embed.cli.exits import Terminated, exit_codes
@@ -40,6 +40,7 @@ app = typer.Typer(
 for command in (
     doctor.doctor,
     download.download,
+    inspect.inspect,
     prepare.prepare,
     train.train,
     report.report,
@@ -50,7 +51,6 @@ for command in (
     plan.plan,
     catalogue.strategies,
     catalogue.models,
-    unbuilt.inspect,
 ):
     app.command()(command)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,8 @@ from recsys_embed.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from recsys_embed.config import Config
+
+_LOG = logging.getLogger("recsys_embed")
 
 
 def report(
@@ -82,9 +85,7 @@ def _study(
     elif path is not None and (label is not None or (path.exists() and path.suffix.lower() != ".toml")):
         if label is None:
             raise ConfigError(f"{str(path)!r} is no TOML config; to compare on these rows, name the label: --label COL")
-        from recsys_embed.infer import infer_config
-
-        tree = infer_config(path, label)
+        tree = _inferred(path, label)
         config = parse_config(tree | ({"study": {"budgets": [_typed(budget)]}} if budget else {}), changes)
     else:
         config = read_config(path, overrides, from_run=from_run)
@@ -92,6 +93,27 @@ def _study(
         budgets = (*config.study.budgets, _typed(budget))
         config = config.model_copy(update={"study": config.study.model_copy(update={"budgets": budgets})})
     return config
+
+
+def _inferred(path: Path, label: str) -> dict[str, Any]:
+    """The tree of a config for the rows at ``path``, with its warnings on standard error.
+
+    Raises:
+        DataError: the label's values are not clear, or no column is a feature to embed.
+    """
+    from recsys_embed.inspection import advice, config_tree, inspect_rows
+
+    found = inspect_rows(path, label=label)
+    tree = config_tree(found)
+    for warning in advice(found):
+        _LOG.warning("warning: %s", warning.message)
+    if "label" not in tree["data"]:
+        assert found.label is not None
+        problem = f"{found.label.problem}; write a config (`recsys-embed inspect`) that says what is positive"
+        raise DataError(problem, file=str(path), column=label)
+    if not {"categorical", "multi_valued"} & set(tree["data"]):
+        raise DataError("no column looks categorical: write a config that names them", file=str(path))
+    return tree
 
 
 def _typed(budget: str) -> int | float | str:

@@ -1,20 +1,10 @@
-"""Commands that say what there is instead of them."""
+"""What says that it is not built yet, and what there is instead."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
-import typer
-
-from recsys_embed.cli.exits import exit_codes
 from recsys_embed.errors import ConfigError
-
-
-def inspect(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
-    """Infer a schema from a file. Not built yet."""
-    with exit_codes():
-        not_built("inspect", "`report DATA --label COL` guesses a schema and writes it to config.toml")
 
 
 def not_built(what: str, instead: str) -> NoReturn:

@@ -21,7 +21,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from recsys_embed.cli import app
-from recsys_embed.config import load_config
+from recsys_embed.config import Config, load_config, parse_config
 from recsys_embed.report import study
 from recsys_embed.training import trainer
 from tests.clicks import CONFIG
@@ -155,6 +155,68 @@ def test_a_report_without_a_config_guesses_and_says_what(clicks: Path) -> None:
     assert config.study.budgets == ("4kB",)
     assert run("report", "rows.csv").exit_code == 2
     assert "clikced" in run("report", "rows.csv", "--label", "clikced").stderr
+
+
+def test_a_report_without_a_config_takes_the_schema_of_inspect(clicks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bags, the split and what is left out; and what it warns of, inspect does."""
+    rows = pd.read_csv(clicks)
+    rows["twin"] = rows["item"] + "!"
+    rows["row"] = rows.index
+    rows.to_csv("rows.csv", index=False)
+    monkeypatch.setattr("recsys_embed.jobs.report", lambda config, *a, **k: configs.append(config) or 1 / 0)
+    configs: list[Config] = []
+    result = run("report", "rows.csv", "--label", "clicked")
+    assert isinstance(result.exception, ZeroDivisionError)
+    (config,) = configs
+    document = json.loads(run("inspect", "rows.csv", "--label", "clicked", "--json").stdout)
+    assert config == parse_config(document["config"])
+    assert config.data.categorical == ("user", "item", "twin")
+    assert config.data.multi_valued == {"tags": "|"}
+    assert config.data.split.column == "part"
+    assert [one["code"] for one in document["warnings"]] == ["id_per_row", "one_to_one"]
+    assert [line for line in result.stderr.splitlines() if line.startswith("warning")] == [
+        f"warning: {one['message']}" for one in document["warnings"]
+    ]
+    unclear = run("report", "rows.csv", "--label", "user")
+    assert unclear.exit_code == 2
+    assert "it has more than 32 values" in unclear.stderr
+    rows[["clicked", "price"]].to_csv("rows.csv", index=False)
+    assert "no column looks categorical" in run("report", "rows.csv", "--label", "clicked").stderr
+
+
+def test_inspect_writes_a_config_that_other_commands_take(clicks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = run("inspect", str(clicks))
+    assert printed.exit_code == 0, printed.stderr
+    assert printed.stderr == ""
+    result = run("inspect", str(clicks), "--out", "found.toml")
+    assert (result.stdout, result.stderr) == ("found.toml\n", "")
+    assert Path("found.toml").read_text(encoding="utf-8") == printed.stdout
+    assert run("inspect", str(clicks), "--out", "found.toml").exit_code == 0  # holds just that
+    document = json.loads(run("prepare", "found.toml", "--json", "--out", "d").stdout)
+    assert document["rows"] == {"train": 4000, "val": 1000, "test": 1000}
+    assert [one["feature"] for one in document["features"]] == ["user", "item", "tags"]
+
+    Path("mine.toml").write_text("mine")
+    refused = run("inspect", str(clicks), "--out", "mine.toml")
+    assert refused.exit_code == 2
+    assert "mine.toml is there already" in refused.stderr
+    assert Path("mine.toml").read_text() == "mine"
+    assert run("inspect", str(clicks), "--out", ".").exit_code == 2
+
+    few = run("inspect", str(clicks), "--rows", "500", "--json", "--out", "few.toml")
+    assert json.loads(few.stdout)["rows"] == 500
+    assert (json.loads(few.stdout)["whole"], json.loads(few.stdout)["out"]) == (False, "few.toml")
+    assert "the first 500 rows" in Path("few.toml").read_text(encoding="utf-8")
+
+    monkeypatch.setenv("COLUMNS", "60")
+    labelled = run("inspect", str(clicks), "--label", "user")
+    assert labelled.exit_code == 0
+    assert labelled.stderr.startswith("warning: user cannot be the label")
+    assert all(len(line) <= 60 for line in labelled.stderr.splitlines())
+    Path("empty.csv").write_text("a,b\n")
+    assert "holds no row" in run("inspect", "empty.csv").stderr
+    Path("ragged.csv").write_text("a,b\n1,2\n1\n")
+    assert "row 2" in run("inspect", "ragged.csv").stderr
 
 
 def test_train_then_predict(clicks: Path) -> None:

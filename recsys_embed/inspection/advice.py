@@ -91,7 +91,10 @@ def _of_column(found: Inspection, column: Column) -> Iterator[Advice]:
         message = f"{name} is constant: {value!r} in all {found.rows:,} rows"
         yield Advice("constant", (name,), message, {"rows": found.rows, "value": value})
     elif kind is Kind.ID_PER_ROW:
-        message = f"{name} has another value in every row ({_distinct(column)} in {column.present:,}): no feature"
+        almost = "" if column.distinct == column.present else "nearly "
+        message = (
+            f"{name} has another value in {almost}every row ({_distinct(column)} in {column.present:,}): no feature"
+        )
         yield Advice("id_per_row", (name,), message, {"distinct": column.distinct, "rows": column.present})
     elif kind is Kind.TIMESTAMP:
         low, high = span(column)

@@ -27,12 +27,16 @@ class Rows:
 
 
 class Numbers:
-    """A column's numbers, for as long as every cell is one. ``code``: some begin with a zero, as numbers do not."""
+    """A column's numbers, for as long as every cell is one.
+
+    ``fractions`` and ``big`` are rows with a fraction, and with a whole number that floats do not tell from the next.
+    ``code``: some begin with a zero, as numbers do not. ``rounded``: of the big ones some are written with an exponent.
+    """
 
     def __init__(self) -> None:
         self.count = self.big = self.fractions = 0
         self.low, self.high, self.total = np.inf, -np.inf, 0.0
-        self.code = False
+        self.code = self.rounded = False
         self.alive = True
 
     def add(self, values: pa.Array, counts: np.ndarray) -> np.ndarray:
@@ -52,7 +56,10 @@ class Numbers:
         self.low, self.high = min(self.low, float(numbers.min())), max(self.high, float(numbers.max()))
         self.total += float(numbers @ counts)
         self.fractions += int(counts[numbers % 1 != 0].sum())
-        self.big += int(counts[np.abs(numbers) >= EXACT_FLOAT].sum())
+        big = np.abs(numbers) >= EXACT_FLOAT
+        if big.any():
+            self.big += int(counts[big].sum())
+            self.rounded = self.rounded or bool(pc.any(pc.match_substring_regex(values, "[eE]")).as_py())
         self.code = self.code or bool(pc.any(pc.match_substring_regex(values, _CODE)).as_py())
         return np.asarray(numbers)
 
@@ -94,8 +101,8 @@ class Dates:
 class Bags:
     """The values inside the cells of a column that a separator cuts."""
 
-    def __init__(self, separator: str) -> None:
-        self.separator = separator
+    def __init__(self, name: str, separator: str) -> None:
+        self.name, self.separator = name, separator
         self.sample, self.frequent = Sample(), Frequent()
         self.values = self.longest = 0
 
@@ -105,7 +112,7 @@ class Bags:
         self.values += len(values)
         self.longest = max(self.longest, int(np.diff(offsets).max(initial=0)))
         different, codes = _coded(values)
-        hashes, counts = hash_cells(different), np.bincount(codes, minlength=len(different))
+        hashes, counts = hash_cells(different, self.name), np.bincount(codes, minlength=len(different))
         by_fold = np.zeros((len(hashes), FOLDS, 1), np.int64)
         by_fold[:, 0, 0] = counts
         self.sample.add(hashes, by_fold, np.zeros(len(hashes), np.uint64), np.full(len(hashes), np.nan))
@@ -119,10 +126,10 @@ class Column:
         self.name = name
         self.rows = self.missing = 0
         self.missing_counts = np.zeros((FOLDS, 1), np.int64)
-        self.missing_rows = np.uint64(0)
+        self.missing_rows = np.zeros(1, np.uint64)  # an array, whose sums wrap around
         self.sample, self.frequent = Sample(), Frequent()
         self.numbers, self.dates = Numbers(), Dates()
-        self.bags = Bags(separator) if separator else None
+        self.bags = Bags(name, separator) if separator else None
         self.examples: list[str] = []
         self.floats = False
         self.unreadable: str | None = None
@@ -145,12 +152,12 @@ class Column:
         wider = ((0, 0), (0, rows.labels - self.missing_counts.shape[1]))
         self.missing_counts = np.pad(self.missing_counts, wider) + counted
         self.missing += int((~there).sum())
-        self.missing_rows = np.uint64(self.missing_rows + rows.hashes[~there].sum(dtype=np.uint64))
+        self.missing_rows += rows.hashes[~there].sum(dtype=np.uint64)
         values = cells.drop_null()
         if not len(values):
             return
         different, codes = _coded(values)
-        hashes, width = hash_cells(different), FOLDS * rows.labels
+        hashes, width = hash_cells(different, self.name), FOLDS * rows.labels
         counts = np.bincount(codes * width + rows.cells[there], minlength=len(hashes) * width)
         counts = counts.reshape(len(hashes), FOLDS, rows.labels)
         sums = np.zeros(len(hashes), np.uint64)
@@ -167,14 +174,14 @@ class Column:
             self.bags.add(values)
 
     def top(self, count: int) -> list[tuple[str, int]]:
-        """The most frequent values and their rows, exactly where no more values than the sample's limit are there."""
-        found = self.frequent.values()
-        if self.sample.cut or not found:
-            return [(text, rows) for _, text, rows in found[:count]]
-        hashes = np.array([hashed for hashed, _, _ in found], np.uint64)
-        rows = self.sample.totals[np.searchsorted(self.sample.hashes, hashes)].tolist()
-        texts = [text for _, text, _ in found]
-        return sorted(zip(texts, rows, strict=True), key=lambda one: (-one[1], one[0]))[:count]
+        """The most frequent values, as far as they are known for sure, and their rows: exactly up to the limit of the
+        sample, at least so many beyond it."""
+        found = [(text, rows) for _, text, rows in self.frequent.values()]
+        if not self.sample.cut and found:
+            hashes = np.array([hashed for hashed, _, _ in self.frequent.values()], np.uint64)
+            rows = self.sample.totals[np.searchsorted(self.sample.hashes, hashes)].tolist()
+            found = sorted(zip([text for text, _ in found], rows, strict=True), key=lambda one: (-one[1], one[0]))
+        return [one for one in found if one[1] > self.frequent.lost][:count]
 
 
 def _coded(values: pa.Array) -> tuple[pa.Array, np.ndarray]:

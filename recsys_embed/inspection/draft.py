@@ -82,7 +82,7 @@ def _told(found: Inspection, column: Column) -> str:
         values = _values(bags.sample)
         return f"{twins}{values}, {bags.values / max(column.present, 1):.1f} a cell{missing}"
     told = f"{twins}{_values(column.sample)}{missing}"
-    if numbers and column.distinct > 2:
+    if numbers and not numbers.code and column.distinct > 2:
         return f"{told}, whole numbers to {_number(numbers.high)}" if numbers.whole else f"{told}, numbers"
     top = column.top(3)
     if not top or top[0][1] < 2:

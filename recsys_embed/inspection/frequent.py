@@ -13,7 +13,8 @@ LONGEST = 200  # characters of a value that are kept
 class Frequent:
     """Misra and Gries' counters, merged a chunk at a time (Agarwal et al., "Mergeable summaries", PODS 2012).
 
-    A value in more than one of ``CAPACITY`` rows is never missed; a count is too small by at most :attr:`lost`.
+    A count is too small by at most :attr:`lost`, which is at most the number of rows over the capacity: no value with
+    more rows than that is missed.
     """
 
     def __init__(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 
 import numpy as np
 
 from recsys_embed.inspection.columns import Column
+from recsys_embed.inspection.names import words
 
 FEW_ROWS = 100  # fewer rows with all values different say nothing
 MANY_DISTINCT = 20
@@ -47,7 +47,7 @@ class Kind(StrEnum):
 def kind_of(column: Column) -> Kind:
     """What a column is, the label aside.
 
-    Numeric is what has fractions and many distinct values, negative numbers, or the name of an amount. Other whole
+    Numeric is what has many distinct values and fractions, negative numbers or the name of an amount. Other whole
     numbers may just as well be ids, and are categorical.
     """
     if column.unreadable is not None:
@@ -80,11 +80,6 @@ def is_timestamp(column: Column) -> bool:
     return numbers.whole and (_is_calendar(digits) or (bool(hours.all()) and _is_calendar(digits // 100)))
 
 
-def words(name: str) -> list[str]:
-    """The words of a name, in lower case: ``hoursPerWeek`` and ``hours-per-week`` have the same."""
-    return [one for one in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()) if one]
-
-
 def _is_calendar(digits: np.ndarray) -> bool:
     """Whether numbers are year, month and day in digits: 20141021, or 141021."""
     years, months, days = digits // 10_000, digits // 100 % 100, digits % 100
@@ -100,9 +95,11 @@ def _is_numeric(column: Column) -> bool:
     numbers = column.numbers
     if not numbers or numbers.code or numbers.big or column.distinct < min(MANY_DISTINCT, column.present):
         return False
-    named = words(column.name)
-    amount = bool(set(named) & _AMOUNTS) and not set(named) & _CODES
-    return not numbers.whole or (column.distinct >= MANY_DISTINCT and (numbers.low < 0 or amount))
+    if not numbers.whole:
+        return True
+    named = set(words(column.name))
+    signed = int((column.sample.numbers < 0).sum()) > 1  # a single one may stand for "unknown" among ids
+    return column.distinct >= MANY_DISTINCT and (signed or bool(named & _AMOUNTS and not named & _CODES))
 
 
 def _is_unique(column: Column) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_embed.data.values import canonical
+from recsys_embed.inspection.names import words
 
 MOST = 32  # values of a label that are told apart
 _SCALE = 11  # values of a rating, at most
@@ -20,7 +21,7 @@ _NAMES = (
     *("purchase", "bought", "ordered", "installed", "liked", "like", "watched", "churned", "churn", "is_churn"),
     *("subscribed", "response", "outcome", "action", "income", "class", "y"),
 )
-_RATINGS = ("rating", "ratings", "stars")
+_RATINGS = {"rating", "ratings", "stars"}  # the only names of a label with more values than two
 _YES = {"1", "yes", "y", "t", "positive", "pos", "click", "clicked", "+1", "good"}
 _NO = {"0", "-1", "no", "n", "f", "negative", "neg", "none", "bad", "-"}
 
@@ -100,23 +101,23 @@ def guess_column(columns: Mapping[str, pa.Array]) -> str | None:
     """The column that is called like a label and has two values in the first rows, or that is a rating."""
     for wanted in _NAMES:
         for name, cells in columns.items():
-            if _plain(name) == wanted and _is_binary(cells):
+            if "_".join(words(name)) == wanted and _is_binary(cells):
                 return name
     for name, cells in columns.items():
-        if _plain(name) in _RATINGS and _scale(dict.fromkeys(cells.drop_null().unique().to_pylist(), 1)):
+        if _is_rating(name) and _scale(cells.drop_null().unique().to_pylist()):
             return name
     for wanted in _NAMES[:-1]:
         for name, cells in columns.items():
-            if wanted in _plain(name).split("_") and _is_binary(cells):
+            if wanted in words(name) and _is_binary(cells):
                 return name
     return None
 
 
 def rule_of(column: str, found: LabelValues, *, guessed: bool) -> Label:
-    """Which values are positive: 1, yes, the upper part of a scale; of two other values the rarer."""
+    """Which values are positive: 1, yes, the upper part of a rating; of two other values the rarer."""
     rows = dict(zip(found.values, found.rows[1:].tolist(), strict=True))
     missing = int(found.rows[0]) - found.others
-    positive, negative, problem = _sides(rows, found.others)
+    positive, negative, problem = _sides(rows, found.others, is_rating=_is_rating(column))
     told = {*positive, *negative}
     return Label(
         column,
@@ -131,7 +132,9 @@ def rule_of(column: str, found: LabelValues, *, guessed: bool) -> Label:
     )
 
 
-def _sides(rows: Mapping[str, int], others: int) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
+def _sides(
+    rows: Mapping[str, int], others: int, *, is_rating: bool
+) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
     meanings = {value: canonical(value).lower() for value in rows}
     yes = tuple(value for value, meaning in meanings.items() if meaning in _YES)
     no = tuple(value for value, meaning in meanings.items() if meaning in _NO)
@@ -141,9 +144,9 @@ def _sides(rows: Mapping[str, int], others: int) -> tuple[tuple[str, ...], tuple
         return (), (), "no row has a value of it"
     if len(set(meanings.values())) == 1:
         return yes, no or tuple(value for value in rows if value not in yes), "all rows have the same value of it"
-    if len(yes) + len(no) == len(rows):
+    if yes and no and len(yes) + len(no) == len(rows):
         return yes, no, None
-    scale = _scale(rows)
+    scale = _scale(rows) if is_rating else None
     if scale is not None and len(rows) > 2:
         middle = (min(scale.values()) + max(scale.values())) / 2
         ordered = sorted(scale, key=lambda value: scale[value])
@@ -161,10 +164,14 @@ def _sides(rows: Mapping[str, int], others: int) -> tuple[tuple[str, ...], tuple
     return (), (), f"it has {len(rows)} values, and which of them are positive is not to be guessed"
 
 
-def _scale(rows: Mapping[str, int]) -> dict[str, float] | None:
+def _is_rating(name: str) -> bool:
+    return not _RATINGS.isdisjoint(words(name))
+
+
+def _scale(values: Iterable[str]) -> dict[str, float] | None:
     """Values as the points of a scale, if they are a few numbers."""
     try:
-        scale = {value: float(value) for value in rows}
+        scale = {value: float(value) for value in values}
     except ValueError:
         return None
     return scale if len(scale) <= _SCALE and all(abs(number) < 1e6 for number in scale.values()) else None
@@ -174,11 +181,6 @@ def _is_binary(cells: pa.Array) -> bool:
     """Whether the cells have two values; or one so far, and that is 0 or 1."""
     values = cells.drop_null().unique()
     return len(values) == 2 or (len(values) == 1 and canonical(values[0].as_py()) in ("0", "1"))
-
-
-def _plain(name: str) -> str:
-    """Lower case, words parted by underscores: ``isClick`` and ``is-click`` are ``is_click``."""
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
 
 
 def _typed(value: str) -> str | int | float:

@@ -10,11 +10,12 @@ from recsys_embed.inspection.columns import Column
 from recsys_embed.training.metrics import auc
 
 BINS = 64
+LEAST = 20  # rows of each class: with fewer a good AUC may be chance
 PRIOR = 1.0  # rows at the base rate that are added to every value's
 
 
 def leak_auc(column: Column, meaning: np.ndarray) -> float:
-    """AUC of the label by the column alone, out of fold; nan where the label has one class.
+    """AUC of the label by the column alone, out of fold; nan where a class has few rows.
 
     Each value's score in a fold is the share of positives among its rows in the other folds, drawn to the base rate:
     values that stand in one row, or seldom, predict nothing, however many of them there are. Numbers are scored by
@@ -51,7 +52,7 @@ def _sums(values: np.ndarray, bins: np.ndarray) -> np.ndarray:
 def _out_of_fold(positives: np.ndarray, negatives: np.ndarray) -> float:
     """AUC over values and folds, ``[values, folds]`` each."""
     total = positives.sum() + negatives.sum()
-    if not positives.sum() or not negatives.sum():
+    if min(positives.sum(), negatives.sum()) < LEAST:
         return math.nan
     rate = positives.sum() / total
     other_positives = positives.sum(1, keepdims=True) - positives

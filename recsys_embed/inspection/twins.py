@@ -9,6 +9,7 @@ import numpy as np
 
 from recsys_embed.inspection.columns import Column
 
+LEAST_ROWS = 100
 LEAST_SHARED = 100  # values expected in both of two samples: with fewer nothing can be said
 _CLOSE = 0.03  # distinct counts that are estimates
 
@@ -21,15 +22,20 @@ def twins(columns: Sequence[Column]) -> list[list[Column]]:
     two that are 1:1 as many have their rows in common as chance has it.
     """
     groups: list[list[Column]] = []
-    for column in columns:
+    for column in filter(_tells, columns):
         found = next((group for group in groups if _same(group[0], column)), None)
         groups.append([column]) if found is None else found.append(column)
     return [group for group in groups if len(group) > 1]
 
 
+def _tells(column: Column) -> bool:
+    """Whether its rows are many and some have a value in common: few rows, or all different ones, match by chance."""
+    return column.rows >= LEAST_ROWS and bool((column.sample.totals > 1).any())
+
+
 def _same(one: Column, other: Column) -> bool:
     a, b = one.sample, other.sample
-    if one.missing != other.missing or one.missing_rows != other.missing_rows or a.cut != b.cut:
+    if one.missing != other.missing or one.missing_rows[0] != other.missing_rows[0] or a.cut != b.cut:
         return False
     if not a.cut:
         return len(a.rows) == len(b.rows) and bool((np.sort(a.rows) == np.sort(b.rows)).all())

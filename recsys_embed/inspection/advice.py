@@ -12,7 +12,8 @@ from recsys_embed.inspection.frequent import LONGEST
 from recsys_embed.inspection.inspection import Inspection
 from recsys_embed.inspection.kinds import Kind
 from recsys_embed.inspection.labels import Label
-from recsys_embed.inspection.schema import LEAK, merged
+from recsys_embed.inspection.schema import LEAK, clock, merged
+from recsys_embed.inspection.times import span, unordered
 
 MOSTLY = 0.9  # of the cells are missing
 FEW = 1_000  # rows, a tenth of which would be the test split
@@ -48,6 +49,10 @@ def advice(found: Inspection) -> list[Advice]:
 
 
 def _of_rows(found: Inspection) -> Iterator[Advice]:
+    if found.headless:
+        names = tuple(column.name for column in found.columns)
+        message = f"the first line looks like a row, not like names ({', '.join(names[:3])}…): put names above it"
+        yield Advice("no_header", names, message, {})
     if found.whole and found.rows < FEW:
         yield Advice(
             "few_rows", (), f"{found.rows:,} rows are few: a tenth of them is a test split that tells little",
@@ -98,10 +103,18 @@ def _of_column(found: Inspection, column: Column) -> Iterator[Advice]:
         yield Advice("id_per_row", (name,), message, {"distinct": column.distinct, "rows": column.present})
     elif kind is Kind.TIMESTAMP:
         low, high = span(column)
-        message = f"{name} is a timestamp ({low} to {high}): no feature; the latest rows would be the fairest test"
+        message = f"{name} is a timestamp ({low} to {high}): no feature; {_use_of(found, column)}"
         yield Advice("timestamp", (name,), message, {"min": low, "max": high})
     elif kind.feature:
         yield from _of_feature(found, column)
+
+
+def _use_of(found: Inspection, column: Column) -> str:
+    """What becomes of a timestamp."""
+    if clock(found) is column:
+        return "rows are split by it, and tested on the newest"
+    problem = unordered(column)
+    return "rows are split by another column" if problem is None else f"rows are not split by it, since {problem}"
 
 
 def _of_feature(found: Inspection, column: Column) -> Iterator[Advice]:
@@ -135,22 +148,6 @@ def _variants(column: Column) -> list[list[str]]:
         if len(text) < LONGEST:
             groups[text.strip().casefold()].append(text)
     return [group for group in groups.values() if len(group) > 1 and any(one != one.strip() for one in group)]
-
-
-def span(column: Column) -> tuple[str, str]:
-    """From when to when, as it stands in the file; seconds since 1970 are turned into dates."""
-    if column.dates:
-        return column.dates.low, column.dates.high
-    return _moment(column.numbers.low), _moment(column.numbers.high)
-
-
-def _moment(number: float) -> str:
-    from datetime import UTC, datetime
-
-    for unit in (1_000_000, 1_000, 1):
-        if number >= 946_684_800 * unit:
-            return datetime.fromtimestamp(number / unit, UTC).strftime("%Y-%m-%d %H:%M")
-    return f"{number:.0f}"
 
 
 def _distinct(column: Column) -> str:

@@ -13,6 +13,7 @@ from recsys_embed.inspection.hashes import hash_cells
 from recsys_embed.inspection.sample import FOLDS, Sample
 
 _ISO = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?$"
+_WRITTEN = (r"^[\d-]{10}(.?)[\d:.]*(.*)$", r"\1\2")  # what is between date and time, and the zone
 _CODE = r"^[+-]?0\d"
 EXAMPLES, SHOWN = 3, 80  # values, and characters of each
 
@@ -78,11 +79,15 @@ class Numbers:
 
 
 class Dates:
-    """The range of a column of ISO dates or times, for as long as every cell is one."""
+    """The range of a column of ISO dates or times, for as long as every cell is one.
+
+    ``alike``: so far all are written in one way and zone, and the order of their text is that of time.
+    """
 
     def __init__(self) -> None:
         self.low, self.high = "", ""
-        self.alive = True
+        self.alive = self.alike = True
+        self._written: set[str] = set()
 
     def add(self, values: pa.Array) -> None:
         """Take in different values."""
@@ -93,6 +98,9 @@ class Dates:
             found = pc.min_max(values).as_py()
             self.low = min(self.low or found["min"], found["min"])
             self.high = max(self.high, found["max"])
+            if self.alike:
+                self._written |= set(pc.replace_substring_regex(values, *_WRITTEN).unique().to_pylist())
+                self.alike = len(self._written) == 1
 
     def __bool__(self) -> bool:
         return self.alive and bool(self.low)

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from recsys_embed.inspection.advice import Advice, span
+from recsys_embed.inspection.advice import Advice
 from recsys_embed.inspection.columns import Column
 from recsys_embed.inspection.inspection import Inspection
 from recsys_embed.inspection.kinds import Kind
 from recsys_embed.inspection.schema import config_tree, left_out
+from recsys_embed.inspection.size import table_rows
+from recsys_embed.inspection.times import span
 
 TOP = 10
 
 
 def document(found: Inspection, warnings: Sequence[Advice]) -> dict[str, Any]:
-    """``columns`` in the file's order, ``label``, ``warnings`` and ``config``, the tree that a config file has."""
+    """``columns`` in the file's order, ``label``, ``warnings``, ``table_rows`` of full tables for all that is embedded,
+    and ``config``, the tree that a config file has."""
     return {
         "path": found.path,
         "rows": found.rows,
@@ -24,6 +27,7 @@ def document(found: Inspection, warnings: Sequence[Advice]) -> dict[str, Any]:
         "label": None if found.label is None else asdict(found.label),
         "columns": [_column(found, column) for column in found.columns],
         "warnings": [asdict(one) for one in warnings],
+        "table_rows": table_rows(found),
         "config": config_tree(found),
     }
 
@@ -38,6 +42,7 @@ def _column(found: Inspection, column: Column) -> dict[str, Any]:
         "missing": column.missing,
         "distinct": column.distinct,
         "distinct_exact": not column.sample.cut,
+        "once": column.sample.once,
         "top": [{"value": value, "count": count} for value, count in column.top(TOP)],
         "top_exact": not column.sample.cut,
         "examples": column.examples,

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tomli_w
 
-from recsys_embed.inspection.advice import span
+from recsys_embed.config import DCNv2Config
 from recsys_embed.inspection.columns import Column
 from recsys_embed.inspection.inspection import Inspection
 from recsys_embed.inspection.kinds import Kind
 from recsys_embed.inspection.sample import Sample
-from recsys_embed.inspection.schema import config_tree, features, left_out
+from recsys_embed.inspection.schema import clock, config_tree, features, left_out, scalings
+from recsys_embed.inspection.size import table_rows, vocabularies
+from recsys_embed.inspection.times import span
+from recsys_embed.report.sizes import format_bytes
 
 WIDTH = 80
 _NAME = 30  # columns of the screen up to which comments are aligned
 _VALUE = 20
+_RARE = 0.2  # of the values stand in one row
+_EXAMPLES = 3
 
 
 def draft(found: Inspection) -> str:
@@ -28,33 +34,45 @@ def draft(found: Inspection) -> str:
     if "separator" in data:
         lines.append(f"separator = {_toml(data['separator'])}")
     lines += _label_lines(found, data.get("label"))
-    if "split" in data:
-        lines.append(f"split = {_toml(data['split'])}")
-    elif found.of_kind(Kind.TIMESTAMP):
-        lines.append("# Rows are split at random; a split by time would be nearer to how a model is used.")
-    for kind, note in (
-        (Kind.CATEGORICAL, "# Whole numbers are taken for ids: move amounts to numeric."),
-        (Kind.NUMERIC, None),
-    ):
-        columns = features(found, kind)
-        if columns:
-            if note and any(column.numbers for column in columns):
-                lines.append(note)
-            lines.append(f"{kind} = [")
-            lines += _aligned((f"    {_toml(column.name)},", _told(found, column)) for column in columns)
-            lines.append("]")
+    lines += _split_lines(found, data.get("split"))
+    categorical, numeric = features(found, Kind.CATEGORICAL), features(found, Kind.NUMERIC)
+    if any(column.numbers and not column.numbers.code for column in categorical):
+        lines.append("# Whole numbers in doubt are taken for ids: move amounts to numeric.")
+    if categorical:
+        lines += _list("categorical", found, categorical)
+    if numeric and isinstance(data["numeric"], list):
+        lines += _list("numeric", found, numeric)
+    elif numeric:
+        lines += ["", "# log: a few are many times the others.", "[data.numeric]"]
+        lines += _table(found, numeric, scalings(found))
     bags = features(found, Kind.MULTI_VALUED)
     if bags:
-        lines += ["", "[data.multi_valued]"]
-        lines += _aligned(
-            (tomli_w.dumps({column.name: data["multi_valued"][column.name]}).strip(), _told(found, column))
-            for column in bags
-        )
+        lines += ["", "[data.multi_valued]", *_table(found, bags, data["multi_valued"])]
     without = [(column, reason) for column in found.columns if (reason := left_out(found, column)) is not None]
+    without = [(column, reason) for column, reason in without if column is not clock(found)]
     if without:
         lines += ["", "# Left out:"]
-        lines += _aligned((f"#   {_plain(column.name)}", _why(column, reason)) for column, reason in without)
+        lines += _aligned([(f"#   {_plain(column.name)}", Told(_why(column, reason))) for column, reason in without])
+    if categorical or bags:
+        lines += _size_lines(found)
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Told:
+    """A comment, and ``examples`` after it as far as there is room."""
+
+    text: str
+    examples: tuple[str, ...] = ()
+
+    def within(self, room: int) -> str:
+        """The comment with as many examples as fit."""
+        told, joint = self.text, ": "
+        for example in self.examples:
+            if len(told) + len(joint) + len(example) > room:
+                break
+            told, joint = f"{told}{joint}{example}", ", "
+        return told
 
 
 def _label_lines(found: Inspection, label: str | dict[str, Any] | None) -> Iterator[str]:
@@ -70,25 +88,55 @@ def _label_lines(found: Inspection, label: str | dict[str, Any] | None) -> Itera
         yield f"label = {_toml(label)}"
 
 
-def _told(found: Inspection, column: Column) -> str:
+def _split_lines(found: Inspection, split: dict[str, Any] | None) -> Iterator[str]:
+    time = clock(found)
+    if time is not None:
+        yield _cut(f"# The oldest 80 % train, the newest 10 % test: {_period(time)}.")
+    if split is not None:
+        yield f"split = {_toml(split)}"
+
+
+def _size_lines(found: Inspection) -> Iterator[str]:
+    """What the tables would take, and how to have them smaller."""
+    rows, dim = table_rows(found), DCNv2Config().dim
+    about = "about " if any(sample.cut for sample in vocabularies(found)) else ""
+    yield ""
+    yield f"# Full tables: {about}{rows:,} rows of {dim} floats, {format_bytes(4 * dim * rows)}. In a tenth of that:"
+    yield "# [embedding]"
+    yield '# strategy = "unified"'
+    yield '# budget = "10x"'
+
+
+def _list(key: str, found: Inspection, columns: Sequence[Column]) -> list[str]:
+    lines = [(f"    {_toml(column.name)},", _told(found, column)) for column in columns]
+    return [f"{key} = [", *_aligned(lines), "]"]
+
+
+def _table(found: Inspection, columns: Sequence[Column], values: dict[str, Any]) -> list[str]:
+    return _aligned(
+        [(tomli_w.dumps({column.name: values[column.name]}).strip(), _told(found, column)) for column in columns]
+    )
+
+
+def _told(found: Inspection, column: Column) -> Told:
     """A feature in few words, what matters most first."""
-    others = [one for group in found.twins if column.name in group for one in group if one != column.name]
-    twins = f"1:1 with {', '.join(map(_plain, others))}; " if others else ""
-    missing = f", {_percent(column.missing / found.rows)} missing" if column.missing else ""
     numbers, bags, kind = column.numbers, column.bags, found.kinds[column.name]
+    others = [one for group in found.twins if column.name in group for one in group if one != column.name]
+    also = f", {_percent(column.missing / found.rows)} missing" if column.missing else ""
+    also += f", 1:1 with {', '.join(map(_plain, others))}" if others else ""
     if kind is Kind.NUMERIC:
-        return f"{twins}{_number(numbers.low)} to {_number(numbers.high)}, mean {_number(numbers.mean)}{missing}"
+        return Told(f"{_number(numbers.low)} to {_number(numbers.high)}, mean {_number(numbers.mean)}{also}")
     if kind is Kind.MULTI_VALUED and bags is not None:
-        values = _values(bags.sample)
-        return f"{twins}{values}, {bags.values / max(column.present, 1):.1f} a cell{missing}"
-    told = f"{twins}{_values(column.sample)}{missing}"
+        return Told(f"{_values(bags.sample)}, {bags.values / max(column.present, 1):.1f} a cell{also}")
+    once = column.sample.once
+    told = f"{_values(column.sample)}{f', {_percent(once)} of them once' if once >= _RARE else ''}{also}"
     if numbers and not numbers.code and column.distinct > 2:
-        return f"{told}, whole numbers to {_number(numbers.high)}" if numbers.whole else f"{told}, numbers"
-    top = column.top(3)
+        return Told(f"{told}, {_number(numbers.low)} to {_number(numbers.high)}")
+    top = column.top(_EXAMPLES)
     if not top or top[0][1] < 2:
-        return f"{told}, such as {', '.join(map(_value, column.examples[:2]))}"
+        return Told(told, tuple(map(_value, column.examples[:2])))
     first, *less = (_value(text) for text, _ in top)
-    return f"{told}: " + ", ".join([f"{first} ({_percent(top[0][1] / found.rows)})", *less])
+    return Told(told, (f"{first} ({_percent(top[0][1] / found.rows)})", *less))
 
 
 def _values(sample: Sample) -> str:
@@ -99,15 +147,23 @@ def _why(column: Column, reason: str) -> str:
     if reason == "constant" and column.present:
         return f"{reason}: {_value(column.examples[0])}"
     if reason == "a timestamp":
-        return f"{reason}, {' to '.join(span(column))}"
+        return f"{reason}, {_period(column)}"
     return reason
 
 
-def _aligned(lines: Iterable[tuple[str, str]]) -> list[str]:
+def _period(column: Column) -> str:
+    """From when to when, to the minute."""
+    return " to ".join(one[:16] for one in span(column))
+
+
+def _aligned(lines: Sequence[tuple[str, Told]]) -> list[str]:
     """Each text with its comment, one below the other where the texts are not too long."""
-    known = list(lines)
-    width = min(max(len(text) for text, _ in known), _NAME)
-    return [_cut(f"{text:<{width}}  {'' if text.startswith('#') else '# '}{told}", len(text)) for text, told in known]
+    width = min(max(len(text) for text, _ in lines), _NAME)
+    starts = [f"{text:<{width}}  {'' if text.startswith('#') else '# '}" for text, _ in lines]
+    return [
+        _cut(f"{start}{told.within(WIDTH - len(start))}", len(text))
+        for start, (text, told) in zip(starts, lines, strict=True)
+    ]
 
 
 def _cut(line: str, keep: int = 0) -> str:

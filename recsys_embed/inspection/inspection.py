@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys_embed.data.chunks import Chunk, require
 from recsys_embed.data.delimited import separator_of
@@ -34,14 +35,15 @@ _TELL_EVERY = 10.0  # seconds
 class Inspection:
     """What was found in the rows at ``path``.
 
-    ``whole``: all of them were read. ``kinds`` and ``aucs`` are by column, an AUC that of the label by this feature
-    alone; ``twins`` are features that are 1:1.
+    ``whole``: all of them were read. ``headless``: the first line looks like a row, not like names. ``kinds`` and
+    ``aucs`` are by column, an AUC that of the label by this feature alone; ``twins`` are features that are 1:1.
     """
 
     path: str
     rows: int
     whole: bool
     separator: str | None
+    headless: bool
     label: Label | None
     columns: tuple[Column, ...]
     kinds: dict[str, Kind]
@@ -89,6 +91,7 @@ def inspect_rows(path: str | Path, *, label: str | None = None, rows: int | None
             count,
             rows is None or count < rows,
             separator,
+            not is_parquet(files[0]) and _is_headless(first),
             None if target is None else rule_of(target, values, guessed=label is None),
             tuple(columns),
             {column.name: Kind.LABEL if column.name == target else kind_of(column) for column in columns},
@@ -102,6 +105,14 @@ def _begin(first: Chunk, label: str | None) -> tuple[list[Column], str | None]:
     texts = {name: _text(first, name) for name in first.table.column_names}
     readable = {name: cells for name, cells in texts.items() if isinstance(cells, pa.Array)}
     return [_column(first, name, cells) for name, cells in texts.items()], label or guess_column(readable)
+
+
+def _is_headless(first: Chunk) -> bool:
+    """Whether most of the names are values of their own columns, as those in a row would be."""
+    names = first.table.column_names
+    return len(names) > 1 and 2 * sum(bool(pc.any(pc.equal(first.table[name], name)).as_py()) for name in names) > len(
+        names
+    )
 
 
 def _judge(found: Inspection, values: LabelValues) -> Inspection:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from enum import StrEnum
 
 import numpy as np
+import pandas as pd
 
 from recsys_embed.inspection.columns import Column
 from recsys_embed.inspection.names import words
+from recsys_embed.inspection.sample import Sample
+from recsys_embed.inspection.times import is_timestamp
 
 FEW_ROWS = 100  # fewer rows with all values different say nothing
 MANY_DISTINCT = 20
 UNIQUE = 0.999  # of a column's values stand in one row: it is a number for each row
 SPLIT = {"train", "val", "test"}
+ROWS_A_VALUE = 10  # with fewer, how frequent values are is chance
+SMOOTH = 0.75  # correlation of the ranks of neighbours' frequencies
 
 _AMOUNTS = {
     *("age", "amount", "amt", "balance", "cost", "count", "cnt", "distance", "duration", "gain", "height", "hours"),
@@ -20,9 +25,7 @@ _AMOUNTS = {
     *("size", "weight", "width"),
 }
 _CODES = {"id", "ids", "code", "key", "hash", "no", "type", "category", "class", "group", "bucket", "zip"}
-_TIMES = {"time", "timestamp", "ts", "date", "datetime", "day", "hour", "created", "updated", "at", "stamp"}
-_EPOCHS = ((946_684_800, 1), (946_684_800_000, 1_000), (946_684_800_000_000, 1_000_000))  # 2000-01-01
-_EPOCH_END = 2_051_222_400  # 2035-01-01
+_ROUNDS = {"month", "week", "weekday", "day", "hour", "minute"}  # which begin again
 
 
 class Kind(StrEnum):
@@ -45,11 +48,7 @@ class Kind(StrEnum):
 
 
 def kind_of(column: Column) -> Kind:
-    """What a column is, the label aside.
-
-    Numeric is what has many distinct values and fractions, negative numbers or the name of an amount. Other whole
-    numbers may just as well be ids, and are categorical.
-    """
+    """What a column is, the label aside."""
     if column.unreadable is not None:
         return Kind.UNREADABLE
     if column.distinct == 0 or (column.distinct == 1 and not column.missing):
@@ -65,33 +64,9 @@ def kind_of(column: Column) -> Kind:
     return Kind.MULTI_VALUED if column.bags is not None else Kind.CATEGORICAL
 
 
-def is_timestamp(column: Column) -> bool:
-    """Whether it has ISO dates; or numbers that are seconds, milli- or microseconds since 1970, or digits such as
-    YYYYMMDD and YYMMDDHH, under a name that says so."""
-    if column.dates:
-        return column.distinct > 1
-    numbers = column.numbers
-    if not numbers or not set(words(column.name)) & _TIMES or column.distinct < 2:
-        return False
-    if any(start <= numbers.low and numbers.high < _EPOCH_END * unit for start, unit in _EPOCHS):
-        return True
-    digits = column.sample.numbers
-    hours = digits % 100 < 24
-    return numbers.whole and (_is_calendar(digits) or (bool(hours.all()) and _is_calendar(digits // 100)))
-
-
-def _is_calendar(digits: np.ndarray) -> bool:
-    """Whether numbers are year, month and day in digits: 20141021, or 141021."""
-    years, months, days = digits // 10_000, digits // 100 % 100, digits % 100
-    lived = _within(years, 1900, 2100) | _within(years, 10, 99)
-    return bool((lived & _within(months, 1, 12) & _within(days, 1, 31)).all())
-
-
-def _within(values: np.ndarray, low: int, high: int) -> np.ndarray:
-    return np.asarray((values >= low) & (values <= high))
-
-
 def _is_numeric(column: Column) -> bool:
+    """Whether numbers with many different values are amounts: with fractions, or below zero, or by name, or by how
+    frequent they are. Whole numbers of which nothing tells may just as well be ids, and are taken for these."""
     numbers = column.numbers
     if not numbers or numbers.code or numbers.big or column.distinct < min(MANY_DISTINCT, column.present):
         return False
@@ -99,9 +74,27 @@ def _is_numeric(column: Column) -> bool:
         return True
     named = set(words(column.name))
     signed = int((column.sample.numbers < 0).sum()) > 1  # a single one may stand for "unknown" among ids
-    return column.distinct >= MANY_DISTINCT and (signed or bool(named & _AMOUNTS and not named & _CODES))
+    if signed or column.distinct < MANY_DISTINCT:
+        return column.distinct >= MANY_DISTINCT
+    if named & (_AMOUNTS | _CODES):
+        return not named & _CODES
+    return not named & _ROUNDS and _is_smooth(column)
+
+
+def _is_smooth(column: Column) -> bool:
+    """Whether neighbouring numbers are about as frequent, as those of an age or a count are, and ids are not: unless
+    these are numbered by falling frequency, from the lowest on and without gaps."""
+    sample: Sample = column.sample
+    if column.present < ROWS_A_VALUE * column.distinct:
+        return False
+    order = np.argsort(sample.numbers)
+    rows = sample.totals[order]
+    ranks = pd.Series(rows).rank().to_numpy()
+    if min(np.ptp(ranks[1:]), np.ptp(ranks[:-1])) == 0 or np.corrcoef(ranks[1:], ranks[:-1])[0, 1] < SMOOTH:
+        return False
+    gaps = column.distinct < 0.5 * (column.numbers.high - column.numbers.low + 1)
+    return gaps or int(rows.argmax()) > 0
 
 
 def _is_unique(column: Column) -> bool:
-    once = int((column.sample.totals == 1).sum())
-    return once >= UNIQUE * len(column.sample.hashes) and column.missing <= 0.1 * column.rows
+    return column.sample.once >= UNIQUE and column.missing <= 0.1 * column.rows

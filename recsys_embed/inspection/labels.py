@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +15,8 @@ import pyarrow as pa
 from recsys_embed.data.values import canonical
 from recsys_embed.inspection.names import words
 
-MOST = 32  # values of a label that are told apart
 _SCALE = 11  # values of a rating, at most
+MOST = _SCALE + 1  # values of a label that are told apart
 _NAMES = (
     *("label", "target", "clicked", "click", "is_click", "converted", "conversion", "is_conversion", "purchased"),
     *("purchase", "bought", "ordered", "installed", "liked", "like", "watched", "churned", "churn", "is_churn"),
@@ -87,8 +88,8 @@ class Label:
             return self.column
         return {
             "column": self.column,
-            "positive": [_typed(one) for one in self.positive],
-            "negative": [_typed(one) for one in self.negative],
+            "positive": list(dict.fromkeys(map(_typed, self.positive))),
+            "negative": list(dict.fromkeys(map(_typed, self.negative))),
         }
 
     def meaning(self, values: Sequence[str]) -> np.ndarray:
@@ -148,7 +149,7 @@ def _sides(
         return yes, no, None
     scale = _scale(rows) if is_rating else None
     if scale is not None and len(rows) > 2:
-        middle = (min(scale.values()) + max(scale.values())) / 2
+        middle = (math.ceil(min(scale.values())) + max(scale.values())) / 2  # half a star is one that is lowered
         ordered = sorted(scale, key=lambda value: scale[value])
         above = tuple(value for value in ordered if scale[value] > middle)
         return above, tuple(value for value in ordered if scale[value] < middle), None
@@ -184,10 +185,10 @@ def _is_binary(cells: pa.Array) -> bool:
 
 
 def _typed(value: str) -> str | int | float:
-    """A value as one writes it in TOML."""
+    """A value as one writes it in TOML: 4 for "4.0", which is the same label."""
     meaning = canonical(value)
-    if re.fullmatch(r"-?\d+", meaning) and meaning == value:
+    if re.fullmatch(r"-?\d+", meaning):
         return int(meaning)
-    if re.fullmatch(r"-?\d+\.\d+", meaning) and meaning == value:
+    if re.fullmatch(r"-?\d+\.\d+", meaning):
         return float(meaning)
     return value

@@ -44,6 +44,11 @@ class Sample:
         """Rows of each value, ``[n]`` int64."""
         return np.asarray(self.counts.sum((1, 2)))
 
+    @property
+    def once(self) -> float:
+        """The share of the values that stand in one row."""
+        return float((self.totals == 1).mean()) if len(self.hashes) else 0.0
+
     def add(self, hashes: np.ndarray, counts: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> None:
         """Take in different values, as the attributes describe them; there are as many labels as ever, or more."""
         if self.cut:

@@ -53,17 +53,22 @@ def test_it_says_what_a_person_wants_to_know(tmp_path: Path) -> None:
     assert (
         f"# {positives:,} positive and {4_000 - positives:,} negative rows ({positives / 4_000:.1%} positive)" in text
     )
-    assert f"{frame['user_id'].nunique():,} values, whole numbers to {frame['user_id'].max():,}" in lines['"user_id",']
+    once = f"{(frame['user_id'].value_counts() == 1).mean():.0%}"
+    ids = f"{frame['user_id'].min():,} to {frame['user_id'].max():,}"
+    assert f"{frame['user_id'].nunique():,} values, {once} of them once, {ids}" in lines['"user_id",']
     assert "1:1 with site_id" in lines['"site",']
     assert "12 values, 10% missing: " in lines['"city",']
-    assert f"{frame['price'].min():.2f} to {frame['price'].max():.2f}" in lines['"price",']
+    assert 'price = "log"' in lines["price"]
+    assert f"{frame['price'].min():.2f} to {frame['price'].max():.2f}" in lines["price"]
     assert "15 values, 2.0 a cell" in lines["tags"]
     out = text[text.index("# Left out:") :]
-    assert [line.split()[1] for line in out.splitlines()[1:]] == ["when", "event", "country"]
-    assert "a timestamp, 2014-10-01 to 2014-10-31" in out
+    assert [line.split()[1] for line in out.split("\n\n")[0].splitlines()[1:]] == ["event", "country"]
     assert "another value in every row" in out
     assert "constant: CH" in out
-    assert "a split by time" in text
+    assert "# The oldest 80 % train, the newest 10 % test: 2014-10-01 to 2014-10-31." in text
+    features = ["user_id", "item", "site", "city", "hour", "site_id"]
+    rows = int(frame[features].nunique().sum()) + len(features) + frame["tags"].str.split("|").explode().nunique() + 1
+    assert f"# Full tables: {rows:,} rows of 16 floats, {64 * rows / 1e3:.0f} kB." in text
 
 
 def test_names_and_values_of_any_kind_leave_it_toml(tmp_path: Path) -> None:

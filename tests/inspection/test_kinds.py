@@ -179,9 +179,9 @@ def test_the_label_is_called_like_one_and_has_two_values(columns: dict[str, list
         ),
         (
             "stars",
-            {"0.5": 1, "1.0": 1, "5.0": 1, "4.5": 1},
-            {"column": "stars", "positive": [4.5, "5.0"], "negative": [0.5, "1.0"]},
-            (2, 2, 0),
+            {"0.5": 1, "1.0": 1, "3.0": 1, "5.0": 1, "3.5": 1, "2.5": 1},
+            {"column": "stars", "positive": [3.5, 5], "negative": [0.5, 1, 2.5]},
+            (2, 3, 1),
         ),
     ],
 )
@@ -204,7 +204,7 @@ def test_which_values_are_positive(column: str, values: dict[str | None, int], t
         ("click", [None], "no row"),
         ("clicks", ["0", "1", "2", "1"], "3 values"),
         ("y", ["a", "b", "c"], "3 values"),
-        ("y", [str(n) for n in range(40)], "more than 32"),
+        ("y", [str(n) for n in range(40)], "more than 12"),
     ],
 )
 def test_labels_that_are_not_to_be_guessed_at(column: str, cells: list[str | None], problem: str) -> None:

@@ -189,9 +189,9 @@ def test_inspect_writes_a_config_that_other_commands_take(clicks: Path, monkeypa
     assert printed.exit_code == 0, printed.stderr
     assert printed.stderr == ""
     result = run("inspect", str(clicks), "--out", "found.toml")
-    assert (result.stdout, result.stderr) == ("found.toml\n", "")
+    assert (result.stdout, result.stderr.split(" (")[0]) == ("found.toml\n", "next: recsys-embed report found.toml")
     assert Path("found.toml").read_text(encoding="utf-8") == printed.stdout
-    assert run("inspect", str(clicks), "--out", "found.toml").exit_code == 0  # holds just that
+    assert run("inspect", str(clicks), "--out", "found.toml", "--quiet").stderr == ""  # holds just that
     document = json.loads(run("prepare", "found.toml", "--json", "--out", "d").stdout)
     assert document["rows"] == {"train": 4000, "val": 1000, "test": 1000}
     assert [one["feature"] for one in document["features"]] == ["user", "item", "tags"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import shutil
 import sys
 import textwrap
@@ -17,6 +19,8 @@ from recsys_embed.errors import ConfigError
 
 if TYPE_CHECKING:
     from recsys_embed.inspection import Advice
+
+_LOG = logging.getLogger("recsys_embed")
 
 
 def inspect(
@@ -51,6 +55,7 @@ def inspect(
         for warning in warnings:
             print_warning(warning)
         if out is not None:
+            _LOG.info("next: recsys-embed report %s (or budget, train, search)", shlex.quote(str(out)))
             print(out)
 
 

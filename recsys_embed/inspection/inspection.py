@@ -108,11 +108,13 @@ def _begin(first: Chunk, label: str | None) -> tuple[list[Column], str | None]:
 
 
 def _is_headless(first: Chunk) -> bool:
-    """Whether most of the names are values of their own columns, as those in a row would be."""
+    """Whether most of the names are values of their own columns, as those in a row would be; 0, 1, … are numbers of
+    columns."""
     names = first.table.column_names
-    return len(names) > 1 and 2 * sum(bool(pc.any(pc.equal(first.table[name], name)).as_py()) for name in names) > len(
-        names
-    )
+    if len(names) < 2 or names == [str(number) for number in range(len(names))]:
+        return False
+    found = sum(bool(pc.any(pc.equal(first.table[name], name)).as_py()) for name in names)
+    return 2 * found > len(names)
 
 
 def _judge(found: Inspection, values: LabelValues) -> Inspection:

@@ -68,10 +68,12 @@ def _is_numeric(column: Column) -> bool:
     """Whether numbers with many different values are amounts: with fractions, or below zero, or by name, or by how
     frequent they are. Whole numbers of which nothing tells may just as well be ids, and are taken for these."""
     numbers = column.numbers
-    if not numbers or numbers.code or numbers.big or column.distinct < min(MANY_DISTINCT, column.present):
+    if not numbers or numbers.code or column.distinct < min(MANY_DISTINCT, column.present):
         return False
     if not numbers.whole:
         return True
+    if numbers.big:  # of so many digits are ids
+        return False
     named = set(words(column.name))
     signed = int((column.sample.numbers < 0).sum()) > 1  # a single one may stand for "unknown" among ids
     if signed or column.distinct < MANY_DISTINCT:

@@ -34,7 +34,8 @@ def left_out(found: Inspection, column: Column) -> str | None:
 
 def merged(column: Column) -> bool:
     """Whether it holds, as floats, whole numbers so large that different ones are the same float."""
-    return column.numbers.big > 0 and bool(column.numbers) and (column.floats or column.numbers.rounded)
+    numbers = column.numbers
+    return bool(numbers) and numbers.whole and numbers.big > 0 and (column.floats or numbers.rounded)
 
 
 def features(found: Inspection, kind: Kind) -> list[Column]:

@@ -43,7 +43,7 @@ def span(column: Column) -> tuple[str, str]:
 def unordered(column: Column) -> str | None:
     """Why rows cannot be split by a timestamp; None where they can."""
     if column.missing:
-        return f"it is missing in {column.missing:,} rows"
+        return f"it is missing in {column.missing:,} {'row' if column.missing == 1 else 'rows'}"
     if column.dates and not column.dates.alike:
         return "it is not written in one way, so that its text is not in order"
     if column.numbers and column.floats and column.numbers.big:

@@ -112,7 +112,7 @@ def _of_column(found: Inspection, column: Column) -> Iterator[Advice]:
 def _use_of(found: Inspection, column: Column) -> str:
     """What becomes of a timestamp."""
     if clock(found) is column:
-        return "rows are split by it, and tested on the newest"
+        return "rows are split by it"
     problem = unordered(column)
     return "rows are split by another column" if problem is None else f"rows are not split by it, since {problem}"
 

@@ -12,7 +12,7 @@ import tomli_w
 from recsys_embed.config import DCNv2Config
 from recsys_embed.inspection.columns import Column
 from recsys_embed.inspection.inspection import Inspection
-from recsys_embed.inspection.kinds import Kind
+from recsys_embed.inspection.kinds import Kind, is_doubtful
 from recsys_embed.inspection.sample import Sample
 from recsys_embed.inspection.schema import clock, config_tree, features, left_out, scalings
 from recsys_embed.inspection.size import table_rows, vocabularies
@@ -36,7 +36,7 @@ def draft(found: Inspection) -> str:
     lines += _label_lines(found, data.get("label"))
     lines += _split_lines(found, data.get("split"))
     categorical, numeric = features(found, Kind.CATEGORICAL), features(found, Kind.NUMERIC)
-    if any(column.numbers and not column.numbers.code for column in categorical):
+    if any(map(is_doubtful, categorical)):
         lines.append("# Whole numbers in doubt are taken for ids: move amounts to numeric.")
     if categorical:
         lines += _list("categorical", found, categorical)
@@ -91,7 +91,7 @@ def _label_lines(found: Inspection, label: str | dict[str, Any] | None) -> Itera
 def _split_lines(found: Inspection, split: dict[str, Any] | None) -> Iterator[str]:
     time = clock(found)
     if time is not None:
-        yield _cut(f"# The oldest 80 % train, the newest 10 % test: {_period(time)}.")
+        yield _cut(f"# Oldest 80 % train, newest 10 % test: {_period(time)}.")
     if split is not None:
         yield f"split = {_toml(split)}"
 

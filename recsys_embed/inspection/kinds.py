@@ -83,6 +83,13 @@ def _is_numeric(column: Column) -> bool:
     return not named & _ROUNDS and _is_smooth(column)
 
 
+def is_doubtful(column: Column) -> bool:
+    """Whether a categorical column has whole numbers that may be amounts, for all that its name tells."""
+    numbers = column.numbers
+    amounts = bool(numbers) and not numbers.code and not numbers.big and column.distinct >= MANY_DISTINCT
+    return amounts and not set(words(column.name)) & (_CODES | _ROUNDS)
+
+
 def _is_smooth(column: Column) -> bool:
     """Whether neighbouring numbers are about as frequent, as those of an age or a count are, and ids are not: unless
     these are numbered by falling frequency, from the lowest on and without gaps."""

@@ -103,3 +103,27 @@ def generated(seed: int) -> pd.DataFrame:
 CLEAN: dict[str, Callable[[int], pd.DataFrame]] = {
     one.__name__: one for one in (clicks, criteo, survey, ratings, generated)
 }
+
+
+def shop(seed: int) -> pd.DataFrame:
+    """The README's example, in which several things are worth a warning."""
+    rng = np.random.default_rng(seed)
+    user, item = _zipf(rng, 3_000), _zipf(rng, 800)
+    kind = item % 7
+    clicked = _label(rng, user, item, kind)
+    return pd.DataFrame(
+        {
+            "session": [f"{(n * 2_654_435_761) % 2**32:08x}" for n in range(ROWS)],
+            "time": 1_704_067_200 + np.sort(rng.integers(0, 30 * 86_400, ROWS)),
+            "user": user + 10_000_000,
+            "item": [f"{(one * 2_654_435_761) % 2**32:08x}" for one in item],
+            "kind": np.array(["shoes", "shirts", "hats", "coats", "socks", "bags", "belts"])[kind],
+            "kind_id": 100 + 7 * kind,
+            "tags": ["|".join(f"t{n}" for n in rng.integers(0, 15, rng.integers(1, 4))) for _ in range(ROWS)],
+            "age": pd.array(np.clip(rng.normal(40, 12, ROWS).round(), 16, 90), "Int64"),
+            "price": rng.lognormal(2, 1, ROWS).round(2),
+            "country": "CH",
+            "seconds_on_page": np.where(clicked == 1, rng.integers(1, 300, ROWS), 0),
+            "clicked": clicked,
+        }
+    )

@@ -13,7 +13,7 @@ import pytest
 from recsys_embed.config import parse_config
 from recsys_embed.inspection import advice, config_tree, inspect_rows
 from recsys_embed.inspection.draft import WIDTH, draft
-from tests.inspection.rows import CLEAN, clicks
+from tests.inspection.rows import CLEAN, clicks, shop
 
 HOSTILE = [
     'say "hi"',
@@ -65,10 +65,19 @@ def test_it_says_what_a_person_wants_to_know(tmp_path: Path) -> None:
     assert [line.split()[1] for line in out.split("\n\n")[0].splitlines()[1:]] == ["event", "country"]
     assert "another value in every row" in out
     assert "constant: CH" in out
-    assert "# The oldest 80 % train, the newest 10 % test: 2014-10-01 to 2014-10-31." in text
+    assert "# Oldest 80 % train, newest 10 % test: 2014-10-01 to 2014-10-31." in text
     features = ["user_id", "item", "site", "city", "hour", "site_id"]
     rows = int(frame[features].nunique().sum()) + len(features) + frame["tags"].str.split("|").explode().nunique() + 1
     assert f"# Full tables: {rows:,} rows of 16 floats, {64 * rows / 1e3:.0f} kB." in text
+
+
+def test_the_readme_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop(0).to_csv("clicks.csv", index=False)
+    found = inspect_rows("clicks.csv")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"```toml\n{draft(found)}```" in readme
+    assert "".join(f"warning: {one.message}\n" for one in advice(found)) in readme
 
 
 def test_names_and_values_of_any_kind_leave_it_toml(tmp_path: Path) -> None:

@@ -96,15 +96,11 @@ def some_missing(times: list[datetime]) -> tuple[list[Any], str]:
 
 
 def two_zones(times: list[datetime]) -> tuple[list[Any], str]:
-    return [
-        f"{one:%Y-%m-%dT%H:%M}{('Z', '+02:00')[n % 2]}" for n, one in enumerate(times)
-    ], "it is not written in one way"
+    return [f"{one:%Y-%m-%dT%H:%M}{('Z', '+02:00')[n % 2]}" for n, one in enumerate(times)], "it is not written"
 
 
 def two_ways(times: list[datetime]) -> tuple[list[Any], str]:
-    return [
-        f"{one:%Y-%m-%d}{(' ', 'T')[n % 2]}{one:%H:%M}" for n, one in enumerate(times)
-    ], "it is not written in one way"
+    return [f"{one:%Y-%m-%d}{(' ', 'T')[n % 2]}{one:%H:%M}" for n, one in enumerate(times)], "it is not written"
 
 
 def one_day(times: list[datetime]) -> tuple[list[Any], str]:

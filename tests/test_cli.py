@@ -215,6 +215,7 @@ def test_inspect_writes_a_config_that_other_commands_take(clicks: Path, monkeypa
     assert all(len(line) <= 60 for line in labelled.stderr.splitlines())
     Path("empty.csv").write_text("a,b\n")
     assert "holds no row" in run("inspect", "empty.csv").stderr
+    assert "few.toml is a config" in run("inspect", "few.toml").stderr
     Path("ragged.csv").write_text("a,b\n1,2\n1\n")
     assert "row 2" in run("inspect", "ragged.csv").stderr
 

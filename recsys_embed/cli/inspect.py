@@ -43,6 +43,8 @@ def inspect(
         from recsys_embed.inspection.document import document
         from recsys_embed.inspection.draft import draft
 
+        if file.suffix.lower() == ".toml":
+            raise ConfigError(f"{file} is a config by its name: inspect reads raw rows")
         found = inspect_rows(file, label=label, rows=rows)
         config, warnings = draft(found), advice(found)
         if out is not None:

@@ -85,6 +85,7 @@ def test_names_and_values_of_any_kind_leave_it_toml(tmp_path: Path) -> None:
     frame = pd.DataFrame({name: rng.choice(HOSTILE, 300) for name in HOSTILE})
     frame["tags\n#"] = ["|".join(rng.choice(["a\nb", 'c"d', "e"], n)) for n in rng.integers(1, 4, 300)]
     frame["# left"], frame["weird\nid"] = "constant\nvalue", [f"{n}\n" for n in range(300)]
+    frame['pri"ce\n\\'] = rng.lognormal(2, 1, 300)
     frame['la"bel'] = rng.choice(['ye"s', "n\no"], 300)
     frame.to_parquet(tmp_path / "rows.parquet")
     found = inspect_rows(tmp_path / "rows.parquet", label='la"bel')
@@ -93,6 +94,7 @@ def test_names_and_values_of_any_kind_leave_it_toml(tmp_path: Path) -> None:
     assert tree == config_tree(found)
     assert tree["data"]["categorical"] == HOSTILE
     assert tree["data"]["multi_valued"] == {"tags\n#": "|"}
+    assert tree["data"]["numeric"] == {'pri"ce\n\\': "log"}
     assert set(tree["data"]["label"]["positive"] + tree["data"]["label"]["negative"]) == {'ye"s', "n\no"}
     assert advice(found)
 

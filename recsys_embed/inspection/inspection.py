@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from recsys_embed.data.chunks import Chunk, require
 from recsys_embed.data.delimited import separator_of
-from recsys_embed.data.readers import CHUNK_ROWS, column_names, find_files, is_parquet, read_chunks
+from recsys_embed.data.parquet import is_parquet
+from recsys_embed.data.readers import CHUNK_ROWS, column_names, find_files, read_chunks
 from recsys_embed.errors import DataError
 from recsys_embed.inspection.columns import Column, Rows
 from recsys_embed.inspection.hashes import hash_rows

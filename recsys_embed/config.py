@@ -413,11 +413,21 @@ class DataConfig(Node):
     where ``missing`` is ``pooled``, and has an id of its own where it is ``own``. ``columns`` says otherwise for some
     features. ``crosses`` are features made of several columns, and ``buckets`` of a numeric one: so many quantiles of
     its training rows, or ``log_square``.
+
+    ``weight``: a column that says how much each row counts in the training loss and in every metric, not negative.
+    Vocabularies, frequencies and scalers count rows all the same. Prediction does not need it.
+
+    ``negative_rate``: negative rows, in all splits alike, were kept with this probability before the data were
+    written. Training takes the rows as they are; predictions are brought back to the rows there were, and logloss,
+    normalised entropy and calibration are measured on those; see :class:`recsys_embed.recommender.Recommender`. Where
+    ``weight`` undoes the sampling already, leave it at 1.
     """
 
     path: str | None = None
     planted: PlantedConfig | None = None
     label: str | LabelConfig = "label"
+    weight: str | None = None
+    negative_rate: float = Field(default=1.0, gt=0, le=1)
     categorical: tuple[str, ...] = ()
     multi_valued: dict[str, str] = {}
     numeric: tuple[str, ...] | dict[str, Literal["log", "standard"]] = ()
@@ -436,6 +446,8 @@ class DataConfig(Node):
     def _one_source(self) -> DataConfig:
         if sum(source is not None for source in (self.path, self.planted, self.split.files)) != 1:
             raise ValueError("data comes from exactly one of path, planted, split.files")
+        if self.planted is not None and self.negative_rate < 1:
+            raise ValueError(f"planted data are not sampled, got negative_rate = {self.negative_rate}")
         return self
 
     @property

@@ -94,7 +94,7 @@ def train(
     device = device_of(config.device)
     _check_ranks(model)
     feed = Feed(dataset, config.batch_size, config.seed, device)
-    validation = Validation(dataset, config.batch_size)
+    validation = Validation(dataset, config.batch_size, model.negative_rate)
     model.to(device)
     with contextlib.ExitStack() as stack:
         if checkpoints is not None and ranks.own() == 0:
@@ -216,12 +216,12 @@ class _Run:
     def _step(self, what: Step, batch: Labelled, drawn: Bar) -> None:
         place, began = self._place, time.perf_counter()
         try:
-            loss, objective, samples = step(self._model, batch, self._optimizers, what)
+            done = step(self._model, batch, self._optimizers, what)
         except DivergedError as error:
             raise located(error, self._model, batch, place.step + 1, self._told(what)) from error
-        self._course.stepped(place, samples, loss.item())
+        self._course.stepped(place, done.samples, done.loss.item(), done.weight)
         self._took(time.perf_counter() - began)
-        drawn.advance(samples, objective)
+        drawn.advance(done.samples, done.objective)
 
     def _took(self, seconds: float) -> None:
         self._place.train_seconds += seconds

@@ -46,6 +46,10 @@ class Toy:
         self.touched.append(split)
         return self.split[split].label
 
+    def weights(self, split: str) -> np.ndarray | None:
+        self.touched.append(split)
+        return self.split[split].weight
+
     def buckets(self, split: str) -> np.ndarray:
         self.touched.append(split)
         return (np.arange(self.rows(split)) % 4).astype(np.int8)

@@ -42,9 +42,11 @@ def model_of(decay: float = 0.0, dropout: float = 0.0, **options: Any) -> Recomm
     return Recommender(layer, build_model(config, num_features=2, num_dense=1))
 
 
-def fit(config: TrainingConfig, rows: int, folder: Path | None = None, **options: Any) -> dict[str, Tensor]:
+def fit(
+    config: TrainingConfig, rows: int, folder: Path | None = None, *, weighted: bool = False, **options: Any
+) -> dict[str, Tensor]:
     """The trained weights, the scores of the test rows, and the metrics."""
-    toy, model = Toy(rows=rows), model_of(decay=0.01, **options)
+    toy, model = Toy(rows=rows, weighted=weighted), model_of(decay=0.01, **options)
     result = train(model, toy, config, checkpoints=folder, progress=False)
     told = [result.val["auc"], result.val["logloss"], *(line["train_loss"] for line in result.history)]
     scores = predict(model, toy, "test", 16)
@@ -108,6 +110,7 @@ def work(rank: int, world: int, folder: str) -> None:
         "adam": lambda: fit(ADAM, 404),
         "few": lambda: fit(CLIPPED.model_copy(update={"batch_size": 201}), 404),
         "widths": lambda: fit(CLIPPED, 404, strategy=WIDTHS),
+        "weighted": lambda: fit(CLIPPED, 404, weighted=True),
         "resumed": lambda: fit(CLIPPED, 404, where / "checkpoints"),
         "refusals": lambda: refusals(rank),
     }
@@ -149,11 +152,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("name", ["clipped", "adam", "few", "widths", "resumed"])
+@pytest.mark.parametrize("name", ["clipped", "adam", "few", "widths", "weighted", "resumed"])
 def test_ranks_train_the_model_of_one_process(results: Callable[[int], Path], name: str, world: int):
     # 404 training and 101 test rows: last batches are uneven, and 4 rows over 3 ranks leave nobody out, 1 row does.
+    # What a rank's samples weigh together differs even where they are as many.
     config = {"adam": ADAM, "few": CLIPPED.model_copy(update={"batch_size": 201})}.get(name, CLIPPED)
-    expected = fit(config, 404, strategy=WIDTHS if name == "widths" else "full")
+    expected = fit(config, 404, strategy=WIDTHS if name == "widths" else "full", weighted=name == "weighted")
     for rank in range(world):
         found = load_file(results(world) / f"{name}-{rank}.safetensors")
         assert found["scores"].shape == (101,)

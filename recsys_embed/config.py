@@ -275,7 +275,14 @@ def as_patterns(value: Any) -> Any:
 
 
 class EmbeddingConfig(Node):
-    """How the categorical features become vectors, and how many bytes that may take."""
+    """How the categorical features become vectors, and how many bytes that may take.
+
+    ``initial``: for some features, a file of vectors to begin with, relative to the working directory as ``data.path``
+    is: a column ``id`` of raw values and a column ``vector`` of lists, or columns ``v0``, ``v1``, … of numbers. Ids
+    without a vector begin with random weights as ever, the unseen one among them; ids that the training split does
+    not have are left out. It takes a strategy whose rows are vectors: ``full``, also of small features that stay
+    exact, and ``mixed_dimension`` at full width.
+    """
 
     strategy: dict[str, StrategyConfig] = Field(default={"*": FullConfig()}, min_length=1)
     budget: int | float | str | None = None
@@ -285,6 +292,7 @@ class EmbeddingConfig(Node):
     seed: int = 0
     hash_seed: int = 0
     backend: Literal["auto", "reference", "fused", "sharded"] = "auto"
+    initial: dict[str, str] = {}
 
     _patterns = field_validator("strategy", mode="before")(as_patterns)
 
@@ -729,7 +737,7 @@ class Config(Node):
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a TOML file. ``overrides`` are ``a.b=value`` with a TOML value (bare text is a string).
 
-    Relative paths in ``data`` are relative to the working directory, as on the command line.
+    Relative paths in it are relative to the working directory, as on the command line.
 
     Raises:
         ConfigError: the file is missing or is not TOML, a key is unknown or a value is impossible.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recsys_embed import ranks
 from recsys_embed.config import Config
+from recsys_embed.data.vectors import contents
 from recsys_embed.features import Feature, Ids
 from recsys_embed.layer import EmbeddingLayer
 from recsys_embed.models import build_model
@@ -82,13 +83,16 @@ def build_recommender(
     """The recommender that ``config`` describes, with its initial weights, or without where a shipped one is loaded.
 
     Those of the model are drawn by ``training.seed`` and those of the tables by ``embedding.seed``; torch's own
-    generator is left as it was.
+    generator is left as it was. The vectors of ``embedding.initial`` come when the tables lie where they are trained:
+    see :mod:`recsys_embed.training.initial`.
 
     Raises:
         BudgetError: no size of the strategy fits the budget.
         ConfigError: features, patterns or options that do not fit each other.
+        DataError: a file of initial vectors is not there.
     """
     options = dict(config.embedding)
+    initial = options.pop("initial")
     if ranks.count() > 1 and options["backend"] == "auto" and config.training.optimizer.tables != "adam":
         options["backend"] = "sharded"  # as "auto" is on several ranks, but no rank ever holds a whole table
     embedding = EmbeddingLayer(features, config.model.dim, **options, sharding=config.sharding, shipped=shipped)
@@ -96,7 +100,9 @@ def build_recommender(
         torch.manual_seed(config.training.seed)
         interaction = build_model(config.model, num_features=len(features), num_dense=num_dense)
     tree = config.model_dump(mode="json", include={"model", "embedding"})
-    del tree["embedding"]["backend"]
+    del tree["embedding"]["backend"], tree["embedding"]["initial"]
+    if initial and not shipped:
+        tree["embedding"]["initial"] = contents(initial)
     rate = config.data.negative_rate
     if rate < 1:
         tree["negative_rate"] = rate

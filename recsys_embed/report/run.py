@@ -25,6 +25,7 @@ import xxhash
 from recsys_embed import ranks
 from recsys_embed.config import Config, StrategyNode
 from recsys_embed.data import EncodedDataset
+from recsys_embed.data.vectors import contents
 from recsys_embed.errors import BudgetError, DivergedError
 from recsys_embed.files import atomic_write
 from recsys_embed.ledger import with_vocabularies
@@ -34,6 +35,7 @@ from recsys_embed.report.results import COLUMNS, STATUSES, predictions_path, wri
 from recsys_embed.report.serving import serving_speed
 from recsys_embed.seals import intact, write_sealed
 from recsys_embed.training.evaluation import counts
+from recsys_embed.training.initial import begin_with
 from recsys_embed.training.metrics import evaluate
 from recsys_embed.training.trainer import TrainResult, predict, train
 
@@ -75,8 +77,10 @@ class Cell:
         return f"{self.strategy}{told}, {size}{tuned}, seed {self.seed}"
 
     def digest(self, fingerprint: str, *, anywhere: bool = False) -> str:
-        """The run's identity: config, data and code; ``anywhere``: the same on every device and back end."""
+        """The run's identity: config, data and code; ``anywhere``: the same on every device and back end. Files that
+        are read beside the data set count by what is in them."""
         tree = self.config.model_dump(mode="json", include={"model", "embedding"})
+        tree["embedding"]["initial"] = contents(self.config.embedding.initial)
         tree["training"] = self.config.training.protocol()
         tree["negative_rate"] = self.config.data.negative_rate
         if self.tuning is not None:
@@ -129,8 +133,19 @@ def fit(
     reset_peak_rss()
     begin = time.perf_counter()
     model = build_recommender(config, dataset.features, len(dataset.dense))
+
+    def put_vectors(model: Recommender) -> None:
+        begin_with(model.embedding, config.embedding.initial, dataset.encoder.vocabularies)
+
     result = train(
-        model, dataset, config.training, checkpoints=checkpoints, progress=progress, on_epoch=on_epoch, meta=meta
+        model,
+        dataset,
+        config.training,
+        checkpoints=checkpoints,
+        progress=progress,
+        on_epoch=on_epoch,
+        meta=meta,
+        begin=put_vectors,
     )
     layer = _ledger(model, config)
     ledger = with_vocabularies(layer, dataset.features, dataset.vocabulary_bytes())
@@ -192,7 +207,9 @@ def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
     protocol: dict[str, Any] = {
         "training": {name: value for name, value in config.training.protocol().items() if name != "seed"},
         "model": config.model.model_dump(mode="json"),
-        "embedding": config.embedding.model_dump(mode="json", include={"exact", "on_unknown", "decay", "backend"}),
+        "embedding": config.embedding.model_dump(
+            mode="json", include={"exact", "on_unknown", "decay", "backend", "initial"}
+        ),
         "rows": {split: dataset.rows(split) for split in ("train", "val", "test")},
         "split": config.data.split.model_dump(mode="json", exclude_none=True),
     }

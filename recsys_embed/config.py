@@ -275,14 +275,7 @@ def as_patterns(value: Any) -> Any:
 
 
 class EmbeddingConfig(Node):
-    """How the categorical features become vectors, and how many bytes that may take.
-
-    ``initial``: for some features, a file of vectors to begin with, relative to the working directory as ``data.path``
-    is: a column ``id`` of raw values and a column ``vector`` of lists, or columns ``v0``, ``v1``, … of numbers. Ids
-    without a vector begin with random weights as ever, the unseen one among them; ids that the training split does
-    not have are left out. It takes a strategy whose rows are vectors: ``full``, also of small features that stay
-    exact, and ``mixed_dimension`` at full width.
-    """
+    """How the categorical features become vectors, and how many bytes that may take: options of an embedding layer."""
 
     strategy: dict[str, StrategyConfig] = Field(default={"*": FullConfig()}, min_length=1)
     budget: int | float | str | None = None
@@ -292,9 +285,21 @@ class EmbeddingConfig(Node):
     seed: int = 0
     hash_seed: int = 0
     backend: Literal["auto", "reference", "fused", "sharded"] = "auto"
-    initial: dict[str, str] = {}
 
     _patterns = field_validator("strategy", mode="before")(as_patterns)
+
+
+class TrainedEmbeddingConfig(EmbeddingConfig):
+    """Options of an embedding layer, and what its tables begin with.
+
+    ``initial``: for some features, a file of vectors to begin with, relative to the working directory as ``data.path``
+    is: a column ``id`` of raw values and a column ``vector`` of lists, or columns ``v0``, ``v1``, … of numbers. Ids
+    without a vector begin with random weights as ever, the unseen one among them; ids that the training split does
+    not have are left out. It takes a strategy whose rows are vectors: ``full``, also of small features that stay
+    exact, and ``mixed_dimension`` at full width.
+    """
+
+    initial: dict[str, str] = {}
 
 
 class ShardingConfig(Node):
@@ -670,7 +675,7 @@ class Config(Node):
 
     data: DataConfig
     model: ModelConfig = DCNv2Config()
-    embedding: EmbeddingConfig = EmbeddingConfig()
+    embedding: TrainedEmbeddingConfig = TrainedEmbeddingConfig()
     training: TrainingConfig = TrainingConfig()
     study: StudyConfig = StudyConfig()
     search: SearchConfig = SearchConfig()

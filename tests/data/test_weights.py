@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,16 +12,17 @@ import pyarrow.feather as feather
 import pytest
 import torch
 
+import recsys_embed.data.rows as rows_module
 from recsys_embed.config import parse_config
-from recsys_embed.data import EncodedDataset, prepare
+from recsys_embed.data import EncodedDataset, blocks, parts, prepare
 from recsys_embed.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
 
 
-def weighted(kit: SimpleNamespace, seed: int = 1) -> pd.DataFrame:
-    table = kit.table()
-    table["w"] = [f"{x:.4f}" if i % 5 else "0" for i, x in enumerate(np.random.default_rng(seed).gamma(1, 2, 240))]
+def weighted(kit: SimpleNamespace, rows: int = 240) -> pd.DataFrame:
+    table = kit.table(rows)
+    table["w"] = [f"{x:.4f}" if i % 5 else "0" for i, x in enumerate(np.random.default_rng(1).gamma(1, 2, rows))]
     return table
 
 
@@ -70,12 +72,51 @@ def test_the_rate_of_negatives_is_no_part_of_the_encoded_rows(kit: SimpleNamespa
     assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == made
 
 
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of 4,000 bytes, read 50 rows at a time and kept in blocks of about a hundred."""
+    monkeypatch.setattr(parts, "PART_BYTES", 4_000)
+    monkeypatch.setattr(rows_module, "CHUNK_ROWS", 50)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 5_000)
+    monkeypatch.setattr(parts, "_BLOCK", 64)
+
+
+def test_any_number_of_parts_and_workers_write_the_same_weights(
+    kit: SimpleNamespace, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """With bags before them in the file, and rows of every split in every part."""
+    table = weighted(kit, rows=2_000)
+    path = kit.write(table, tmp_path / "rows.csv")
+    config = kit.config(path, weight="w", split={"column": "part"})
+    whole = prepare(config, tmp_path / "whole", workers=1)
+    request.getfixturevalue("small_parts")
+    assert len(parts.cut(0, path)) > 10
+    with ThreadPoolExecutor(3) as threads:
+        one, several = prepare(config, tmp_path / "one", workers=1), prepare(config, tmp_path / "3", executor=threads)
+    for dataset in (one, several):
+        assert dataset.fingerprint == whole.fingerprint
+        for split in SPLITS:
+            assert (dataset.path / f"{split}.arrow").read_bytes() == (whole.path / f"{split}.arrow").read_bytes()
+            expected = table.w[table.part == split].astype(float).to_numpy(np.float32)
+            np.testing.assert_array_equal(dataset.weights(split), expected)
+
+
+def test_a_wrong_weight_in_a_late_part_is_named(kit: SimpleNamespace, tmp_path: Path, small_parts: None) -> None:
+    table = weighted(kit, rows=2_000)
+    table.loc[1_716, "w"] = "-1"
+    path = kit.write(table, tmp_path / "rows.csv")
+    with ThreadPoolExecutor(3) as threads, pytest.raises(DataError, match="is negative") as caught:
+        prepare(kit.config(path, weight="w"), tmp_path / "out", executor=threads)
+    assert (caught.value.file, caught.value.column, caught.value.row, caught.value.value) == (str(path), "w", 1_717, -1)
+
+
 @pytest.mark.parametrize(
     ("cell", "told", "value"),
     [
         ("-0.5", "is negative", -0.5),
         ("", "is missing", None),
         ("heavy", "text in a numeric column", "heavy"),
+        ("nan", "is missing", None),
         ("inf", "infinite number", "inf"),
         ("1e39", "is no float32 number", 1e39),
         ("1e-50", "is no float32 number", 1e-50),
@@ -107,7 +148,8 @@ def test_a_split_without_weight_is_refused(kit: SimpleNamespace, tmp_path: Path,
 
 
 def test_impossible_roles_are_refused(kit: SimpleNamespace, tmp_path: Path) -> None:
-    for options in ({"weight": "price"}, {"weight": "user"}, {"weight": "clicked"}, {"weight": "part"}):
+    crossed = {"weight": "w", "crosses": {"both": ["user", "w"]}}
+    for options in ({"weight": "price"}, {"weight": "user"}, {"weight": "clicked"}, {"weight": "part"}, crossed):
         with pytest.raises(ConfigError, match=options["weight"]):
             prepare(kit.config(**options), tmp_path / "out", frame=kit.table())
     with pytest.raises(DataError, match="no such column") as caught:

@@ -114,6 +114,10 @@ def test_all_that_is_shipped_gives_corrected_probabilities(clicks: Path, tmp_pat
         logits = predictor.model(batch)
     expected = torch.sigmoid(logits.double() + math.log(RATE)).numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-6)
+    predictor.model.negative_rate = 1.0
+    p = predictor.predict(rows).to_numpy()
+    np.testing.assert_allclose(scores, p * RATE / (p * RATE + 1 - p), rtol=1e-12)
+    predictor.model.negative_rate = RATE
     program = torch.export.load(save_program(predictor.model, batch.dense.shape[1], tmp_path / "m.pt2")).module()
     np.testing.assert_allclose(program(batch.ids.values.long(), batch.dense).detach(), expected, atol=1e-6)
     # Metrics, stored scores and the page agree on what rows count.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.step import step
 from recsys_embed.training.trainer import train
 from tests.training.runs import build, settings
+from tests.training.staged import fit, same_state, stop_after, without_times
 
 SGD = {"dense": "sgd", "dense_lr": 0.1}
 
@@ -114,6 +116,17 @@ def test_a_run_counts_its_rows_by_their_weights(toy: Any) -> None:
     assert result.history[0]["val_auc"] == result.val["auc"]
     assert result.history[0]["val_logloss"] == result.val["logloss"]
     assert result.samples_seen == 1050
+
+
+def test_a_weighted_run_goes_on_as_if_never_stopped(toy: Any, tmp_path: Path) -> None:
+    """In the middle of an epoch: the same weights, and the same mean loss of the epoch."""
+    data, config = toy(rows=600, weighted=True), settings(epochs=2)
+    straight, expected = fit(config, data)
+    assert stop_after(config, data, 3, tmp_path) is not None
+    resumed, result = fit(config, data, checkpoints=tmp_path)
+    assert same_state(straight, resumed)
+    assert without_times(result) == without_times(expected)
+    assert result.val == expected.val
 
 
 def test_what_counts_nothing_judges_nothing(toy: Any) -> None:

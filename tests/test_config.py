@@ -117,7 +117,7 @@ def test_sources_and_splits_are_one_of_their_kind():
         parse_config({"data": {}})
     with pytest.raises(ConfigError, match="sum to 1"):
         parse_config({"data": {"path": "x", "split": {"random": [0.5, 0.1, 0.1]}}})
-    with pytest.raises(ConfigError, match="exactly one of random, column, files"):
+    with pytest.raises(ConfigError, match="exactly one of random, column, time, every, files"):
         parse_config({"data": {"path": "x", "split": {"random": [0.8, 0.1, 0.1], "column": "part"}}})
     assert parse_config({"data": {"path": "x", "split": {"seed": 3}}}).data.split.random == (0.8, 0.1, 0.1)
 

@@ -275,7 +275,7 @@ def as_patterns(value: Any) -> Any:
 
 
 class EmbeddingConfig(Node):
-    """How the categorical features become vectors, and how many bytes that may take."""
+    """How the categorical features become vectors, and how many bytes that may take: options of an embedding layer."""
 
     strategy: dict[str, StrategyConfig] = Field(default={"*": FullConfig()}, min_length=1)
     budget: int | float | str | None = None
@@ -287,6 +287,19 @@ class EmbeddingConfig(Node):
     backend: Literal["auto", "reference", "fused", "sharded"] = "auto"
 
     _patterns = field_validator("strategy", mode="before")(as_patterns)
+
+
+class TrainedEmbeddingConfig(EmbeddingConfig):
+    """Options of an embedding layer, and what its tables begin with.
+
+    ``initial``: for some features, a file of vectors to begin with, relative to the working directory as ``data.path``
+    is: a column ``id`` of raw values and a column ``vector`` of lists, or columns ``v0``, ``v1``, … of numbers. Ids
+    without a vector begin with random weights as ever, the unseen one among them; ids that the training split does
+    not have are left out. It takes a strategy whose rows are vectors: ``full``, also of small features that stay
+    exact, and ``mixed_dimension`` at full width.
+    """
+
+    initial: dict[str, str] = {}
 
 
 class ShardingConfig(Node):
@@ -418,12 +431,22 @@ class DataConfig(Node):
     where ``missing`` is ``pooled``, and has an id of its own where it is ``own``. ``columns`` says otherwise for some
     features. ``crosses`` are features made of several columns, and ``buckets`` of a numeric one: so many quantiles of
     its training rows, or ``log_square``.
+
+    ``weight``: a column that says how much each row counts in the training loss and in every metric, not negative.
+    Vocabularies, frequencies and scalers count rows all the same. Prediction does not need it.
+
+    ``negative_rate``: negative rows, in all splits alike, were kept with this probability before the data were
+    written. Training takes the rows as they are; predictions are brought back to the rows there were, and logloss,
+    normalised entropy and calibration are measured on those; see :class:`recsys_embed.recommender.Recommender`. Where
+    ``weight`` undoes the sampling already, leave it at 1.
     """
 
     path: str | None = None
     format: DataFormat = "auto"
     planted: PlantedConfig | None = None
     label: str | LabelConfig = "label"
+    weight: str | None = None
+    negative_rate: float = Field(default=1.0, gt=0, le=1)
     categorical: tuple[str, ...] = ()
     multi_valued: dict[str, str] = {}
     numeric: tuple[str, ...] | dict[str, Literal["log", "standard"]] = ()
@@ -460,6 +483,8 @@ class DataConfig(Node):
     def _one_source(self) -> DataConfig:
         if sum(source is not None for source in (self.path, self.planted, self.split.files)) != 1:
             raise ValueError("data comes from exactly one of path, planted, split.files")
+        if self.planted is not None and self.negative_rate < 1:
+            raise ValueError(f"planted data are not sampled, got negative_rate = {self.negative_rate}")
         return self
 
     @property
@@ -674,7 +699,7 @@ class Config(Node):
 
     data: DataConfig
     model: ModelConfig = DCNv2Config()
-    embedding: EmbeddingConfig = EmbeddingConfig()
+    embedding: TrainedEmbeddingConfig = TrainedEmbeddingConfig()
     training: TrainingConfig = TrainingConfig()
     study: StudyConfig = StudyConfig()
     search: SearchConfig = SearchConfig()
@@ -741,7 +766,7 @@ class Config(Node):
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read a TOML file. ``overrides`` are ``a.b=value`` with a TOML value (bare text is a string).
 
-    Relative paths in ``data`` are relative to the working directory, as on the command line.
+    Relative paths in it are relative to the working directory, as on the command line.
 
     Raises:
         ConfigError: the file is missing or is not TOML, a key is unknown or a value is impossible.

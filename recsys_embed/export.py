@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from recsys_embed.config import Config, parse_config
 from recsys_embed.data import Encoder
@@ -73,14 +72,8 @@ class Predictor:
         with torch.inference_mode():
             for start in range(0, len(frame), step):
                 batch = self.encoder.encode(frame.iloc[start : start + step])
-                scores[start : start + step] = probabilities(self.model(batch))
+                scores[start : start + step] = self.model.probabilities(self.model(batch)).cpu().numpy()
         return pd.Series(scores, index=frame.index, name="score")
-
-
-def probabilities(logits: Tensor) -> np.ndarray:
-    """Probabilities in float64, so that large logits keep their order."""
-    array: np.ndarray = torch.sigmoid(logits.double()).cpu().numpy()
-    return array
 
 
 def load(model_dir: str | Path) -> Predictor:

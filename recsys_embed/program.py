@@ -33,7 +33,7 @@ class ServedModel(nn.Module):
         # A copy carries ordinary tensors, whatever back end trained the tables; frozen, it has their stored form.
         twin = copy.deepcopy(model).eval().requires_grad_(False)
         twin.embedding.freeze()
-        self.embedding, self.interaction = twin.embedding, twin.interaction
+        self.embedding, self.interaction, self.shift = twin.embedding, twin.interaction, twin.shift
         sizes = torch.tensor([[feature.size] for feature in twin.embedding.features])
         self.register_buffer("sizes", sizes, persistent=False)
 
@@ -42,7 +42,7 @@ class ServedModel(nn.Module):
         known = torch.where((ids >= 0) & (ids < self.sizes), ids, 0)
         vectors = self.embedding.lookup(Ids(known, known.shape[0]))
         logits: Tensor = self.interaction(vectors, dense)
-        return torch.sigmoid(logits)
+        return torch.sigmoid(logits + self.shift)
 
 
 def to_program(model: Recommender, num_dense: int) -> ExportedProgram:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from recsys_embed import ranks
 from recsys_embed.config import Config
+from recsys_embed.data.vectors import contents
 from recsys_embed.features import Feature, Ids
 from recsys_embed.layer import EmbeddingLayer
 from recsys_embed.models import build_model
@@ -32,19 +34,41 @@ class Recommender(nn.Module):
 
     ``settings`` describe how it was built, in plain values and but for the back end: a checkpoint of other settings is
     not continued.
+
+    ``negative_rate`` w is the probability with which negative rows were kept before training. A model of the rows that
+    are left predicts q, where p = q / (q + (1 - q) / w) is the probability over the rows there were (He et al.,
+    "Practical Lessons from Predicting Clicks on Ads at Facebook", 2014, section 6.3): its odds are w times as large,
+    so that its logit is that of q plus log(w). Nothing changes in training, and no order of predictions.
+    DIFF: the alternative is to train on negatives that count 1 / w each. It aims at p wherever the model cannot follow
+    the truth, at the price of a few rows with large gradients; a column of weights says it.
     """
 
     def __init__(
-        self, embedding: EmbeddingLayer, interaction: nn.Module, *, settings: dict[str, Any] | None = None
+        self,
+        embedding: EmbeddingLayer,
+        interaction: nn.Module,
+        *,
+        settings: dict[str, Any] | None = None,
+        negative_rate: float = 1.0,
     ) -> None:
         super().__init__()
         self.embedding, self.interaction = embedding, interaction
-        self.settings = settings or {}
+        self.settings, self.negative_rate = settings or {}, negative_rate
 
     def forward(self, batch: Inputs) -> Tensor:
-        """Logits ``[B]``."""
+        """Logits ``[B]`` over the rows that are trained on."""
         logits: Tensor = self.interaction(self.embedding(batch.ids), batch.dense)
         return logits
+
+    @property
+    def shift(self) -> float:
+        """What is added to a logit for the rows there were before negatives were down-sampled."""
+        return math.log(self.negative_rate)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities ``[B]`` over the rows there were, of logits as :meth:`forward` gives them; float64, so that
+        large logits keep their order."""
+        return torch.sigmoid(logits.double() + self.shift)
 
     def shipped_state(self) -> dict[str, Tensor]:
         """The state dict of what is shipped; see :meth:`EmbeddingLayer.shipped_state`.
@@ -59,13 +83,16 @@ def build_recommender(
     """The recommender that ``config`` describes, with its initial weights, or without where a shipped one is loaded.
 
     Those of the model are drawn by ``training.seed`` and those of the tables by ``embedding.seed``; torch's own
-    generator is left as it was.
+    generator is left as it was. The vectors of ``embedding.initial`` come when the tables lie where they are trained:
+    see :mod:`recsys_embed.training.initial`.
 
     Raises:
         BudgetError: no size of the strategy fits the budget.
         ConfigError: features, patterns or options that do not fit each other.
+        DataError: a file of initial vectors is not there.
     """
     options = dict(config.embedding)
+    initial = options.pop("initial")
     if ranks.count() > 1 and options["backend"] == "auto" and config.training.optimizer.tables != "adam":
         options["backend"] = "sharded"  # as "auto" is on several ranks, but no rank ever holds a whole table
     embedding = EmbeddingLayer(features, config.model.dim, **options, sharding=config.sharding, shipped=shipped)
@@ -73,8 +100,13 @@ def build_recommender(
         torch.manual_seed(config.training.seed)
         interaction = build_model(config.model, num_features=len(features), num_dense=num_dense)
     tree = config.model_dump(mode="json", include={"model", "embedding"})
-    del tree["embedding"]["backend"]
-    return Recommender(embedding, interaction, settings=tree)
+    del tree["embedding"]["backend"], tree["embedding"]["initial"]
+    if initial and not shipped:
+        tree["embedding"]["initial"] = contents(initial)
+    rate = config.data.negative_rate
+    if rate < 1:
+        tree["negative_rate"] = rate
+    return Recommender(embedding, interaction, settings=tree, negative_rate=rate)
 
 
 def shipped_recommender(

@@ -18,6 +18,9 @@ pytest.importorskip("mlflow")
 pytestmark = pytest.mark.filterwarnings("ignore:::mlflow")
 
 
+RATE = 0.25
+
+
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("mlflow")
@@ -36,6 +39,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "categorical": ["user"],
             "multi_valued": {"tags": "|"},
             "numeric": ["price"],
+            "negative_rate": RATE,
         },
         "model": {"dim": 4, "hidden": [8]},
         "training": {"epochs": 1, "batch_size": 128, "threads": 1},
@@ -56,6 +60,10 @@ def test_it_scores_as_the_folder_does(model_dir: Path, tmp_path: Path):
     example = loaded.input_example
     assert set(example.columns) == {"user", "tags", "price"}
     assert np.isfinite(loaded.predict(example)).all()
+    of_sampled_rows = load(model_dir)
+    of_sampled_rows.model.negative_rate = 1.0
+    p = of_sampled_rows.predict(frame).to_numpy()
+    np.testing.assert_allclose(loaded.predict(frame), p * RATE / (p * RATE + 1 - p), rtol=1e-12)  # once
     assert not [path for path in out.rglob("*") if path.suffix in (".pkl", ".pt", ".bin")]
 
 

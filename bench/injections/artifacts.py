@@ -310,7 +310,7 @@ def digest_dataset(dataset: EncodedDataset) -> str:
             if isinstance(ids, Bag):
                 values[f"{split} {place} offsets"] = ids.offsets
             values[f"{split} {place}"] = ids.values if isinstance(ids, Bag) else ids
-        for place, column in enumerate((*columns.dense, columns.label)):
+        for place, column in enumerate(columns.numbers):
             values[f"{split} number {place}"] = column
     for feature in dataset.features:
         assert feature.counts is not None

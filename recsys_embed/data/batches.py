@@ -23,7 +23,8 @@ BLOCK_NUMBERS = 1 << 22
 
 @dataclass(frozen=True)
 class Batch:
-    """``ids`` of B samples, ``dense [B, n]`` float32 and ``label [B]`` float32.
+    """``ids`` of B samples, ``dense [B, n]`` float32, ``label [B]`` float32 and, where samples are weighted,
+    ``weight [B]`` float32.
 
     The tensors are views of arrays that the neighbouring batches share.
     """
@@ -31,24 +32,33 @@ class Batch:
     ids: Ids
     dense: Tensor
     label: Tensor
+    weight: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; itself where it is there already."""
         if self.label.device == device:
             return self
-        return Batch(self.ids.to(device), self.dense.to(device), self.label.to(device))
+        weight = None if self.weight is None else self.weight.to(device)
+        return Batch(self.ids.to(device), self.dense.to(device), self.label.to(device), weight)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Encoded rows by column: per feature ids ``[rows]`` int32 or a :class:`Bag`; dense columns and label float32."""
+    """Encoded rows by column: per feature ids ``[rows]`` int32 or a :class:`Bag`; dense columns, label and, where rows
+    are weighted, weight float32."""
 
     ids: tuple[np.ndarray | Bag, ...]
     dense: tuple[np.ndarray, ...]
     label: np.ndarray
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def numbers(self) -> tuple[np.ndarray, ...]:
+        """The columns that are no ids, in the order of the file: dense, label, and weight where there is one."""
+        return (*self.dense, self.label, *(() if self.weight is None else (self.weight,)))
 
     def take(self, rows: np.ndarray) -> Columns:
         """Some of the rows, in the order given."""
@@ -56,6 +66,7 @@ class Columns:
             tuple(ids.take(rows) if isinstance(ids, Bag) else ids[rows] for ids in self.ids),
             tuple(column[rows] for column in self.dense),
             self.label[rows],
+            None if self.weight is None else self.weight[rows],
         )
 
 
@@ -90,11 +101,13 @@ def gather(columns: Columns, rows: np.ndarray, count: int) -> Iterator[Batch]:
     dense = np.empty((len(rows), len(columns.dense)), np.float32)
     for i, column in enumerate(columns.dense):
         dense[:, i] = column[rows]
+    weights = [] if columns.weight is None else [torch.from_numpy(columns.weight[rows]).view(count, size).unbind()]
     return map(
         Batch,
         _jagged(columns.ids, rows, count) if jagged else _matrix(columns.ids, rows, count),
         torch.from_numpy(dense).view(count, size, len(columns.dense)).unbind(),
         torch.from_numpy(columns.label[rows]).view(count, size).unbind(),
+        *weights,
     )
 
 

@@ -27,7 +27,8 @@ Cut = tuple[pa.Array, np.ndarray]
 @dataclass(frozen=True)
 class Block:
     """Rows of a part. ``words [F]`` are runs of hash, value and count; ``codes [F]`` the places in them, ``[rows]``
-    int32 (−1: missing) or a bag; ``numbers [n]`` float64, ``splits`` int8 (−1: dropped) and ``labels`` float32."""
+    int32 (−1: missing) or a bag; ``numbers [n]`` float64, then weights where there are any, float32; ``splits`` int8
+    (−1: dropped) and ``labels`` float32."""
 
     words: tuple[pa.RecordBatch, ...]
     codes: tuple[np.ndarray | Bag, ...]

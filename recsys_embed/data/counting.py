@@ -20,6 +20,7 @@ from recsys_embed.data.rows import Job
 from recsys_embed.data.split import Cuts, cuts_of, uniform
 from recsys_embed.data.tally import Tally, merge
 from recsys_embed.data.vocabulary import Vocabulary
+from recsys_embed.data.weights import Weighted
 from recsys_embed.files import atomic_write
 
 SAMPLE = 1 << 17
@@ -125,13 +126,15 @@ def _smallest(chances: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def count(job: Job, index: int) -> int:
-    """Count a part's rows, labels and values per split, and the distinct values and moments of training rows; what
-    encoding needs of the rows is kept."""
+    """Count a part's rows, labels, weights and values per split, and the distinct values and moments of training rows;
+    what encoding needs of the rows is kept."""
     cells, label_counts = job.cells(), Counter[str]()
     moments = [
         Moments(name, cast(Literal["standard", "log"], scaling)) for name, scaling in job.config.scalings.items()
     ]
-    kept = BlockWriter(runs_path(job, COUNTS, index), rows_path(job, index), list(cells), len(moments))
+    weighted = None if job.config.weight is None else Weighted(job.config.weight)
+    numbers_kept = len(moments) + (weighted is not None)
+    kept = BlockWriter(runs_path(job, COUNTS, index), rows_path(job, index), list(cells), numbers_kept)
     rows, positives = [0, 0, 0], [0, 0, 0]
     bags = {name: [0, 0, 0] for name in job.config.multi_valued}
     truth: list[tuple[np.ndarray, np.ndarray]] = []
@@ -154,6 +157,8 @@ def count(job: Job, index: int) -> int:
         numbers = [chunk.numbers(one.column) for one in moments]
         for one, column in zip(moments, numbers, strict=True):
             one.add(column[splits == 0])
+        if weighted is not None:
+            numbers.append(weighted.read(chunk, splits, labels))
         kept.add(texts, numbers, splits, labels)
         if chunk.probability is not None:
             test = splits == 2
@@ -164,6 +169,7 @@ def count(job: Job, index: int) -> int:
     tree = {
         "rows": rows,
         "positives": positives,
+        "weighted": None if weighted is None else weighted.rows.tolist(),
         "bags": bags,
         "dropped": label_counts,
         "moments": [one.tree() for one in moments],

@@ -67,6 +67,10 @@ class EncodedDataset:
         """Labels ``[rows]`` float32, in file order; mapped from the disk, so read-only."""
         return self.columns(split).label
 
+    def weights(self, split: str) -> np.ndarray | None:
+        """What each row counts, ``[rows]`` float32 as :meth:`labels`; None where no column says so."""
+        return self.columns(split).weight
+
     def columns(self, split: str) -> Columns:
         """All columns of a split, mapped from the disk, so read-only."""
         if split not in self._columns:

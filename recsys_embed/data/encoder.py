@@ -77,13 +77,13 @@ class Encoder:
         return Columns(tuple(self._ids(feature, chunk) for feature in self.features), self._scaled(numbers), labels)
 
     def columns_of(self, block: Block) -> Columns:
-        """Encode rows that counting kept."""
+        """Encode rows that counting kept, but for their weights."""
         ids: list[np.ndarray | Bag] = []
         for feature, words, codes in zip(self.features, block.words, block.codes, strict=True):
             known = self.vocabularies[feature.vocab].ids(words["value"], words["hash"].to_numpy())
             table = np.append(known, np.int32(0))
             ids.append(Bag(table[codes.values], codes.offsets) if isinstance(codes, Bag) else table[codes])
-        return Columns(tuple(ids), self._scaled(block.numbers), block.labels)
+        return Columns(tuple(ids), self._scaled(block.numbers[: len(self.scalers)]), block.labels)
 
     def _scaled(self, numbers: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         flags = [np.isnan(x).astype(np.float32) for x, s in zip(numbers, self.scalers, strict=True) if s.flag]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from recsys_embed.data.counting import COUNTS, ENCODED, finish, rows_path, runs_
 from recsys_embed.data.encoder import Encoder
 from recsys_embed.data.rows import Job
 from recsys_embed.data.split import SPLITS
-from recsys_embed.data.storage import SplitFile
+from recsys_embed.data.storage import WEIGHT, SplitFile
 from recsys_embed.files import atomic_write
 
 DATA, ENCODER, LAYOUT = "data", "encoder", "layout.json"
@@ -40,7 +40,7 @@ class Layout:
     def create(cls, job: Job, encoder: Encoder, counted: list[dict[str, Any]]) -> Layout:
         """Lay the files out."""
         names = [f.name for f in encoder.features] + [f"dense:{name}" for name in encoder.dense]
-        names.append(f"label:{encoder.label.column}")
+        names += [f"label:{encoder.label.column}", *([] if job.config.weight is None else [WEIGHT + job.config.weight])]
         rows, values = [[0] * 3], [[[0] * len(encoder.features) for _ in SPLITS]]
         for one in counted:
             rows.append([sum(pair) for pair in zip(rows[-1], one["rows"], strict=True)])
@@ -80,6 +80,8 @@ def encode(job: Job, index: int) -> int:
     kept = runs_path(job, COUNTS, index), rows_path(job, index)
     for block in read_blocks(*kept, len(encoder.features)):
         columns = encoder.columns_of(block)
+        if job.config.weight is not None:
+            columns = replace(columns, weight=block.numbers[-1])
         for split, file in enumerate(layout.files):
             part = columns.take(np.flatnonzero(block.splits == split))
             if not len(part):

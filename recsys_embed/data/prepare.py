@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
+import numpy as np
 import pandas as pd
 import xxhash
 
@@ -33,8 +34,9 @@ from recsys_embed.data.planted import LABEL, SEPARATOR, Planted, bayes
 from recsys_embed.data.progress import Progress, progress_bar
 from recsys_embed.data.rows import Job
 from recsys_embed.data.sources import open_source
-from recsys_embed.data.split import SPLITS, Cuts
+from recsys_embed.data.split import SPLITS, Cuts, split_columns
 from recsys_embed.data.vocabulary import Vocabulary
+from recsys_embed.data.weights import check_weighted
 from recsys_embed.data.workshop import Crew, crew, discard, workshop
 from recsys_embed.errors import CheckpointError, ConfigError, DataError
 from recsys_embed.features import Feature
@@ -177,6 +179,8 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
         dropped.update(one["dropped"])
     rows, positives = ([sum(one[key][s] for one in counted) for s in range(3)] for key in ("rows", "positives"))
     _check(job, rows, positives, dropped.total())
+    if job.config.weight is not None:
+        check_weighted(job.config, np.sum([one["weighted"] for one in counted], axis=0))
     if not (work / LAYOUT).is_file():
         hands.run("vocabularies", build_vocabulary, job, bar, len(job.vocabularies))
         encoder = encoder_of(job, counted)
@@ -242,7 +246,8 @@ def _check(job: Job, rows: list[int], positives: list[int], count: int) -> None:
 def _fingerprint(job: Job, encoder: Encoder, layout: Layout) -> str:
     """Of the encoded content: equal for equal rows, whatever files they came from."""
     described = [feature_tree(f, encoder.separators.get(f.name)) for f in encoder.features]
-    digest = xxhash.xxh3_128(json.dumps([FORMAT, list(encoder.dense), encoder.label.column, described]).encode())
+    columns = [list(encoder.dense), encoder.label.column, job.config.weight]
+    digest = xxhash.xxh3_128(json.dumps([FORMAT, *columns, described]).encode())
     for name in encoder.vocabularies:
         digest.update(encoder.vocabularies[name].digest())
     for split, file in zip(SPLITS, layout.files, strict=True):
@@ -275,9 +280,15 @@ def complete(config: DataConfig) -> DataConfig:
             raise ConfigError(f"column {twice!r} is a feature twice", path=f"data.{key}")
         if config.labels.column in names:
             raise ConfigError(f"the label {config.labels.column!r} is among the inputs", path=f"data.{key}")
+        if config.weight in names:
+            raise ConfigError(f"the weight {config.weight!r} is among the inputs", path=f"data.{key}")
+    if config.weight in (config.labels.column, *split_columns(config.split)):
+        raise ConfigError(f"column {config.weight!r} is the label or the split, too", path="data.weight")
     for name, columns in config.crosses.items():
         if config.labels.column in columns:
             raise ConfigError(f"the label {config.labels.column!r} is among the inputs", path=f"data.crosses.{name}")
+        if config.weight in columns:
+            raise ConfigError(f"the weight {config.weight!r} is among the inputs", path=f"data.crosses.{name}")
         if len(set(columns)) < len(columns):
             raise ConfigError(f"a cross has each column once, got {list(columns)}", path=f"data.crosses.{name}")
     for name, separator in config.multi_valued.items():
@@ -302,8 +313,9 @@ def complete(config: DataConfig) -> DataConfig:
 
 
 def _settings(config: DataConfig) -> dict[str, Any]:
-    """The config as JSON, without the places of the files: they are compared by content."""
-    tree = config.model_dump(mode="json", exclude={"path"})
+    """The config as JSON, without the places of the files: they are compared by content; and without
+    ``negative_rate``, which changes no row."""
+    tree = config.model_dump(mode="json", exclude={"path", "negative_rate"})
     if tree["split"]["files"] is not None:
         tree["split"]["files"] = sorted(tree["split"]["files"])
     result: dict[str, Any] = json.loads(json.dumps(tree))

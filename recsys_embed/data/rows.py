@@ -62,13 +62,13 @@ class Job:
     ) -> Iterator[tuple[Chunk, np.ndarray, np.ndarray]]:
         """A part's rows with their splits ``[rows]`` int8 (−1: dropped) and labels ``[rows]`` float32, chunk by chunk.
 
-        ``columns`` are those to read beside split and label, by default all that features and numbers need; values
-        of labels that are neither are counted in ``dropped``.
+        ``columns`` are those to read beside split and label, by default all that features, numbers and weights need;
+        values of labels that are neither are counted in ``dropped``.
         """
         label, counted = self.label, Counter[str]() if dropped is None else dropped
         if columns is None:
             columns = [name for cells in self.cells().values() for name in cells.columns]
-            columns += list(self.config.scalings)
+            columns += [*self.config.scalings, *([] if self.config.weight is None else [self.config.weight])]
         names = dict.fromkeys([label.column, *columns, *split_columns(self.config.split)])
         for chunk in self.source.chunks(self.parts[index], list(names), CHUNK_ROWS):
             labels = label.check(chunk, counted)

@@ -20,13 +20,17 @@ from recsys_embed.data.bags import Bag
 from recsys_embed.data.batches import Columns
 from recsys_embed.errors import CheckpointError
 
+WEIGHT = "weight:"
+"""What the name of the column of weights begins with: the last column, after the label, where there is one."""
+
 _READ = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
 class SplitFile:
     """Where the columns of a split stand in its file: ``ids`` at bytes ``[F]`` (int32; of a bag, its values), ``bags``
-    the bytes where its offsets begin (int64) or None, then ``numbers [n + 1]``: dense columns and label, float32.
+    the bytes where its offsets begin (int64) or None, then ``numbers``, float32: dense columns, label and, where rows
+    are weighted, weight.
 
     ``values`` holds, per feature, the number of values its bags have together, or None where it is single-valued.
     """
@@ -74,7 +78,7 @@ class SplitFile:
                     _put(file, at + 4 * begin, ids.values)
                 else:
                     _put(file, at + 4 * first, ids)
-            for numbers, at in zip((*part.dense, part.label), self.numbers, strict=True):
+            for numbers, at in zip(part.numbers, self.numbers, strict=True):
                 _put(file, at + 4 * first, numbers)
 
     def blocks(self, path: Path) -> Iterator[bytes]:
@@ -99,7 +103,7 @@ class SplitFile:
 
 
 def open_split(path: Path, features: int) -> Columns:
-    """Map a split's columns into memory: the ``features`` first are ids, the last is the label.
+    """Map a split's columns into memory: the ``features`` first are ids, the last is the label, or the weight after it.
 
     Raises:
         CheckpointError: the file is missing or not what was written.
@@ -112,7 +116,9 @@ def open_split(path: Path, features: int) -> Columns:
             else column.to_numpy()
             for column in batch.columns[:features]
         )
-        return Columns(ids, tuple(c.to_numpy() for c in batch.columns[features:-1]), batch.columns[-1].to_numpy())
+        numbers = [column.to_numpy() for column in batch.columns[features:]]
+        weight = numbers.pop() if batch.schema.names[-1].startswith(WEIGHT) else None
+        return Columns(ids, tuple(numbers[:-1]), numbers[-1], weight)
     except (pa.ArrowException, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
 

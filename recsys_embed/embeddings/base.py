@@ -185,6 +185,11 @@ class Strategy(nn.Module, ABC):
     def combine(self, rows: Mapping[str, Tensor], lookup: Lookup) -> Tensor:
         """Vectors ``[..., D]`` of the rows ``[..., S, W]`` of each read; differentiable."""
 
+    def vector_tables(self) -> Mapping[str, str]:
+        """By vocabulary, the table where the row of number i is the vector of id i, as it is: what initial vectors are
+        put into. Vocabularies without such a table are left out."""
+        return {}
+
     def settings(self) -> dict[str, object]:
         """The sizes the budget led to, in JSON-able values, for reports."""
         return {table.name: table.rows for table in self.tables()}

@@ -45,6 +45,10 @@ class Full(Strategy):
         """One slot: the vocabulary's table."""
         return {"rows": [[feature.vocab] for feature in self.features]}
 
+    def vector_tables(self) -> dict[str, str]:
+        """All of them."""
+        return {name: name for name in vocabularies(self.features)}
+
     def combine(self, rows: Mapping[str, Tensor], lookup: Lookup) -> Tensor:
         """The row itself; a view."""
         return rows["rows"].squeeze(-2)

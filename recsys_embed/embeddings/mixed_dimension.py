@@ -127,6 +127,10 @@ class MixedDimension(Strategy):
         """One slot for each block."""
         return {read: [[self._table(feature.vocab, read)] for feature in self.features] for read in self._reads}
 
+    def vector_tables(self) -> dict[str, str]:
+        """All, at full width."""
+        return {name: name for name in self._bounds} if self.widths == (self.dim,) else {}
+
     def settings(self) -> dict[str, object]:
         """The width of every vocabulary, or block."""
         return {

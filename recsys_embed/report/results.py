@@ -143,11 +143,21 @@ def predictions_path(folder: str | Path, run: str) -> Path:
 
 
 def write_predictions(
-    folder: str | Path, run: str, *, row: np.ndarray, label: np.ndarray, score: np.ndarray, bucket: np.ndarray
+    folder: str | Path,
+    run: str,
+    *,
+    row: np.ndarray,
+    label: np.ndarray,
+    score: np.ndarray,
+    bucket: np.ndarray,
+    weight: np.ndarray | None = None,
 ) -> Path:
-    """Write the test scores of a run; the same arrays give the same bytes."""
+    """Write the test scores of a run, and what the rows count where that is not 1; the same arrays give the same
+    bytes."""
     columns = {"row": (row, "int64"), "label": (label, "int8"), "score": (score, "float32"), "bucket": (bucket, "int8")}
     arrays = {name: np.ascontiguousarray(values, dtype=kind) for name, (values, kind) in columns.items()}
+    if weight is not None:
+        arrays["weight"] = np.ascontiguousarray(weight, dtype="float64")
     table = pa.table(arrays).replace_schema_metadata({_CHECKSUM: _checksum(arrays)})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
@@ -165,7 +175,8 @@ def _checksum(columns: Mapping[str, np.ndarray]) -> bytes:
 
 
 def read_predictions(folder: str | Path, run: str) -> dict[str, np.ndarray] | None:
-    """``row, label, score, bucket`` of a run in the order of ``row``, or None where there is no file.
+    """``row, label, score, bucket`` of a run and, where its rows have one, ``weight``, in the order of ``row``; or None
+    where there is no file.
 
     Raises:
         DataError: the file is damaged or holds what no run writes; names file and column.
@@ -174,9 +185,10 @@ def read_predictions(folder: str | Path, run: str) -> dict[str, np.ndarray] | No
     if not path.exists():
         return None
     file = str(path)
-    names = ("row", "label", "score", "bucket")
+    names = ["row", "label", "score", "bucket"]
     try:
         table = pq.read_table(path, page_checksum_verification=True)
+        names += ["weight"] if "weight" in table.column_names else []
         columns = {name: table.column(name).to_numpy() for name in names}
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise DataError(f"cannot be read as predictions: {error}", file=file) from error
@@ -195,6 +207,8 @@ def read_predictions(folder: str | Path, run: str) -> dict[str, np.ndarray] | No
         raise DataError("a score is not finite", file=file, column="score")
     if not np.isin(columns["bucket"], range(len(BUCKETS))).all():
         raise DataError("a bucket is none of 0 to 3", file=file, column="bucket")
+    if "weight" in columns and not ((columns["weight"] >= 0) & np.isfinite(columns["weight"])).all():
+        raise DataError("a weight is not finite, or negative", file=file, column="weight")
     return columns
 
 

@@ -25,6 +25,7 @@ import xxhash
 from recsys_embed import ranks
 from recsys_embed.config import Config, StrategyNode
 from recsys_embed.data import EncodedDataset
+from recsys_embed.data.vectors import contents
 from recsys_embed.errors import BudgetError, DivergedError
 from recsys_embed.files import atomic_write
 from recsys_embed.ledger import with_vocabularies
@@ -33,6 +34,8 @@ from recsys_embed.recommender import Recommender, build_recommender, shipped_rec
 from recsys_embed.report.results import COLUMNS, STATUSES, predictions_path, write_predictions
 from recsys_embed.report.serving import serving_speed
 from recsys_embed.seals import intact, write_sealed
+from recsys_embed.training.evaluation import counts
+from recsys_embed.training.initial import begin_with
 from recsys_embed.training.metrics import evaluate
 from recsys_embed.training.trainer import TrainResult, predict, train
 
@@ -74,9 +77,12 @@ class Cell:
         return f"{self.strategy}{told}, {size}{tuned}, seed {self.seed}"
 
     def digest(self, fingerprint: str, *, anywhere: bool = False) -> str:
-        """The run's identity: config, data and code; ``anywhere``: the same on every device and back end."""
+        """The run's identity: config, data and code; ``anywhere``: the same on every device and back end. Files that
+        are read beside the data set count by what is in them."""
         tree = self.config.model_dump(mode="json", include={"model", "embedding"})
+        tree["embedding"]["initial"] = contents(self.config.embedding.initial)
         tree["training"] = self.config.training.protocol()
+        tree["negative_rate"] = self.config.data.negative_rate
         if self.tuning is not None:
             tree["tuned"] = True  # a row of its own, also where tuning ends at the user's settings
         if self.found_by:
@@ -127,8 +133,19 @@ def fit(
     reset_peak_rss()
     begin = time.perf_counter()
     model = build_recommender(config, dataset.features, len(dataset.dense))
+
+    def put_vectors(model: Recommender) -> None:
+        begin_with(model.embedding, config.embedding.initial, dataset.encoder.vocabularies)
+
     result = train(
-        model, dataset, config.training, checkpoints=checkpoints, progress=progress, on_epoch=on_epoch, meta=meta
+        model,
+        dataset,
+        config.training,
+        checkpoints=checkpoints,
+        progress=progress,
+        on_epoch=on_epoch,
+        meta=meta,
+        begin=put_vectors,
     )
     layer = _ledger(model, config)
     ledger = with_vocabularies(layer, dataset.features, dataset.vocabulary_bytes())
@@ -171,7 +188,8 @@ def train_and_measure(
     predict_begin = time.perf_counter()
     scores = predict(fitted.model, dataset, "test", cell.config.training.batch_size)
     predict_seconds = time.perf_counter() - predict_begin
-    test = evaluate(dataset.labels("test"), scores, dataset.buckets("test"))
+    weights = counts(dataset, "test", cell.config.data.negative_rate)
+    test = evaluate(dataset.labels("test"), scores, dataset.buckets("test"), weights)
     measured = {f"test_{name}": test[name] for name in ("auc", "logloss", "ne", "calibration")}
     measured |= {name: test[name] for name in ("auc_head", "auc_torso", "auc_tail", "auc_unseen")}
     measured |= {
@@ -186,13 +204,19 @@ def train_and_measure(
 def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
     """The columns that are known before training, the same for a run that fails."""
     config = cell.config
-    protocol = {
+    protocol: dict[str, Any] = {
         "training": {name: value for name, value in config.training.protocol().items() if name != "seed"},
         "model": config.model.model_dump(mode="json"),
-        "embedding": config.embedding.model_dump(mode="json", include={"exact", "on_unknown", "decay", "backend"}),
+        "embedding": config.embedding.model_dump(
+            mode="json", include={"exact", "on_unknown", "decay", "backend", "initial"}
+        ),
         "rows": {split: dataset.rows(split) for split in ("train", "val", "test")},
         "split": config.data.split.model_dump(mode="json", exclude_none=True),
     }
+    if config.data.weight is not None:
+        protocol["weight"] = config.data.weight
+    if config.data.negative_rate < 1:
+        protocol["negative_rate"] = config.data.negative_rate
     if cell.tuning is not None:
         _leave_out(protocol, cell.tuning["space"])
     known = {
@@ -235,6 +259,7 @@ def run_cell(
                 label=labels,
                 score=trained.scores,
                 bucket=dataset.buckets("test"),
+                weight=counts(dataset, "test", cell.config.data.negative_rate),
             )
             atomic_write(folder / LEDGER, trained.ledger.to_csv(index=False))
         # Last, since it holds the tables once more.

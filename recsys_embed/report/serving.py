@@ -48,7 +48,7 @@ def _seconds(model: Recommender, dataset: EncodedDataset, size: int, repeats: in
     with _one_thread(), torch.inference_mode():
         for request in islice(requests, _WARM_UP + repeats):
             begin = time.perf_counter()
-            torch.sigmoid(model(request).double()).numpy()
+            model.probabilities(model(request)).numpy()
             seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds[_WARM_UP:])
 

@@ -2,6 +2,8 @@
 
 Shapes: N test rows, R runs, C cells (a method at a budget, with one run a seed), B resamples.
 
+A row with a weight is one row all the same: it is drawn as the others are, and counts its weight each time.
+
 Rows are resampled with replacement, the same rows for every run, so that what all runs find hard cancels out of a
 difference. Seeds are few, often three, and resampling three values gives intervals that are far too narrow: so the
 spread over seeds enters by normal multipliers of the deviations from a cell's mean, with the scale of Student's t. For
@@ -54,7 +56,12 @@ def resamples_for(rows: int, runs: int) -> int:
     return int(np.clip(_WORK // max(1, rows * runs), _LEAST, _MOST))
 
 
-def resampled_auc(labels: npt.NDArray[np.generic], scores: npt.NDArray[np.generic], counts: npt.ArrayLike) -> Floats:
+def resampled_auc(
+    labels: npt.NDArray[np.generic],
+    scores: npt.NDArray[np.generic],
+    counts: npt.ArrayLike,
+    weights: npt.NDArray[np.generic] | None = None,
+) -> Floats:
     """AUC of every resample, exact with ties; NaN where a resample holds one class only.
 
     Rows are sorted once; a resample then costs one cumulative sum.
@@ -63,23 +70,29 @@ def resampled_auc(labels: npt.NDArray[np.generic], scores: npt.NDArray[np.generi
         labels: [N] 0 or 1.
         scores: [N]
         counts: [B, N] how often each resample holds each row.
+        weights: [N] what a row counts; by default 1.
     """
-    weights = np.asarray(counts)
+    times = np.asarray(counts)
     order = np.argsort(scores, kind="stable")
     positive = labels[order].astype(bool)
     pos, neg = order[positive], order[~positive]
     below = np.searchsorted(scores[neg], scores[pos], side="left")
     upto = np.searchsorted(scores[neg], scores[pos], side="right")
-    out = np.full(len(weights), np.nan)
+    out = np.full(len(times), np.nan)
     block = max(1, _BLOCK // max(1, len(order)))
-    whole = np.int32 if len(order) < 1 << 23 else np.int64
-    for start in range(0, len(weights), block):
-        some = weights[start : start + block]
-        beneath = np.zeros((len(some), len(neg) + 1), dtype=whole)
-        np.cumsum(some.take(neg, axis=1), axis=1, out=beneath[:, 1:], dtype=whole)
-        chosen = some.take(pos, axis=1).astype(np.int64)
+    sums: type[np.generic] = np.int32 if len(order) < 1 << 23 else np.int64
+    pairs_of: type[np.generic] = np.int64
+    if weights is not None:
+        sums = pairs_of = np.float64
+    for start in range(0, len(times), block):
+        some = times[start : start + block]
+        if weights is not None:
+            some = some * weights.astype(np.float64)
+        beneath = np.zeros((len(some), len(neg) + 1), dtype=sums)
+        np.cumsum(some.take(neg, axis=1), axis=1, out=beneath[:, 1:], dtype=sums)
+        chosen = some.take(pos, axis=1).astype(pairs_of)
         pairs = beneath[:, -1].astype(np.float64) * chosen.sum(axis=1)
-        chosen *= beneath.take(below, axis=1) + beneath.take(upto, axis=1).astype(np.int64)
+        chosen *= beneath.take(below, axis=1) + beneath.take(upto, axis=1).astype(pairs_of)
         known = pairs > 0
         out[start : start + block][known] = chosen.sum(axis=1)[known] / 2 / pairs[known]
     return out
@@ -107,8 +120,9 @@ def bootstrap_rows(
     *,
     resamples: int,
     seed: int = 0,
+    weights: npt.NDArray[np.generic] | None = None,
 ) -> list[Floats]:
-    """AUC of every run on every resample of the rows, for each subset of rows (None: all).
+    """AUC of every run on every resample of the rows, which may have weights, for each subset of rows (None: all).
 
     Returns:
         One array [R, 1 + B] a subset; its first column is the sample itself.
@@ -116,10 +130,10 @@ def bootstrap_rows(
     out: list[list[Floats]] = [[] for _ in subsets]
     for chunk in row_resamples(len(labels), resamples, seed):
         for place, subset in enumerate(subsets):
-            mine, truth = (
-                (chunk, labels) if subset is None else (np.ascontiguousarray(chunk[:, subset]), labels[subset])
-            )
-            runs = [resampled_auc(truth, one if subset is None else one[subset], mine) for one in scores]
+            which = slice(None) if subset is None else subset
+            mine = chunk if subset is None else np.ascontiguousarray(chunk[:, subset])
+            count = None if weights is None else weights[which]
+            runs = [resampled_auc(labels[which], one[which], mine, count) for one in scores]
             out[place].append(np.stack(runs) if runs else np.empty((0, len(chunk))))
     return [np.concatenate(parts, axis=1) for parts in out]
 

@@ -48,6 +48,7 @@ from recsys_embed.report.workers import Document, in_processes
 from recsys_embed.storage import FP32
 from recsys_embed.tracking import Tracker
 from recsys_embed.training.device import device_of
+from recsys_embed.training.initial import check as check_initial
 
 _LOG = logging.getLogger("recsys_embed")
 DATA = "data"
@@ -280,6 +281,11 @@ def check_names(config: Config, strategies: Sequence[Mapping[str, StrategyNode]]
     for name in config.embedding.exact or ():
         if name not in names:
             raise ConfigError(f"embedding.exact names {name!r}, which is no categorical column", path="embedding.exact")
+    for name in config.embedding.initial:
+        if name not in names:
+            raise ConfigError(
+                f"embedding.initial names {name!r}, which is no categorical column", path=f"embedding.initial.{name}"
+            )
 
 
 def check_study(config: Config) -> None:
@@ -312,14 +318,15 @@ def sized(config: Config, features: Sequence[Feature]) -> Plan:
 
 
 def check_sizes(config: Config, features: Sequence[Feature], *, infeasible: bool = False) -> None:
-    """Size a run's embedding without allocating it.
+    """Size a run's embedding without allocating it, and look whether it can begin with the vectors of its files.
 
     Raises:
-        ConfigError: the strategy cannot be built from these features at any size.
+        ConfigError: the strategy cannot be built from these features at any size, or its rows are no vectors.
+        DataError: a file of vectors cannot be read, or its vectors have another width.
         BudgetError: no size fits the budget, if ``infeasible`` asks for it.
     """
     try:
-        sized(config, features)
+        check_initial(sized(config, features).strategies, config.embedding.initial)
     except BudgetError:
         if infeasible:
             raise

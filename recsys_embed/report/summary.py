@@ -427,7 +427,8 @@ def _with_draws(folder: Path, section: Section, seed: int) -> Section:
     labels, buckets = first["label"], first["bucket"]
     subsets = [None, *(np.flatnonzero(buckets == place) for place in range(len(BUCKETS)))]
     resamples = resamples_for(len(labels), len(stored))
-    aucs = bootstrap_rows(labels, [one["score"] for one in stored.values()], subsets, resamples=resamples, seed=seed)
+    scores = [one["score"] for one in stored.values()]
+    aucs = bootstrap_rows(labels, scores, subsets, resamples=resamples, seed=seed, weights=first.get("weight"))
 
     runs = pd.concat([cell.ok.assign(owner=cell.index) for cell in section.cells if cell.seeds])
     for run, said, again in zip(runs["run"], runs["test_auc"].tolist(), aucs[0][:, 0].tolist(), strict=True):
@@ -453,15 +454,16 @@ def _predictions(folder: Path, cells: Sequence[Cell]) -> dict[str, dict[str, np.
             if scores is None:
                 continue
             first = first or scores
-            for column in ("row", "label", "bucket"):
-                if not np.array_equal(first[column], scores[column]):
+            shared = sorted((first.keys() | scores.keys()) - {"score"})
+            for column in shared:
+                if not np.array_equal(first.get(column, ()), scores.get(column, ())):
                     raise DataError(
                         "differs between runs of the same data: they cannot be compared row by row",
                         file=str(predictions_path(folder, run)),
                         column=column,
                     )
             if scores is not first:
-                scores.update({column: first[column] for column in ("row", "label", "bucket")})  # held once
+                scores.update({column: first[column] for column in shared})  # held once
     return out
 
 

@@ -63,12 +63,17 @@ def check_search(config: Config) -> None:
     """Check what can be, before any data is read.
 
     Raises:
-        ConfigError: no budget, more workers on several ranks, or choices of strategies that are none; see
-            :func:`~recsys_embed.report.study.check_names`.
+        ConfigError: no budget, initial vectors, more workers on several ranks, or choices of strategies that are none;
+            see :func:`~recsys_embed.report.study.check_names`.
         StackError: Optuna is needed, and missing.
     """
     if config.embedding.budget is None:
         raise ConfigError("a search needs a budget: set embedding.budget", path="embedding.budget")
+    if config.embedding.initial:
+        raise ConfigError(
+            "a search tries strategies and widths whose rows are no vectors: embedding.initial is for train and report",
+            path="embedding.initial",
+        )
     if ranks.count() > 1 and config.search.workers > 1:
         raise ConfigError("search.workers is for one rank: several take part in every trial", path="search.workers")
     check_names(config, [{"*": node} for node in config.search.strategies])

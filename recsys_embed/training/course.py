@@ -15,8 +15,8 @@ class Place:
     """What a run knows besides weights, saved as it is. All counts are from the start of the run, if not of the epoch.
 
     ``batch`` and ``turn`` say where in the epoch it is: training batches used, and whose turn it is of the stage's
-    steps. ``loss`` is the sum of the logloss over ``loss_rows`` training rows of the epoch. ``best_step`` is the step
-    after which the stage's best epoch ended.
+    steps. ``loss`` is the weighted sum of the logloss over the epoch's training rows so far, which count
+    ``loss_weight`` together. ``best_step`` is the step after which the stage's best epoch ended.
     """
 
     step: int = 0
@@ -27,7 +27,7 @@ class Place:
     turn: int = 0
     val_batches: int = 0
     loss: float = 0.0
-    loss_rows: int = 0
+    loss_weight: float = 0.0
     epoch_seconds: float = 0.0
     best_epoch: int = 0
     best_step: int | None = None
@@ -61,13 +61,14 @@ class Course:
         used_up = place.batch >= batches
         return None if used_up and (place.turn == 0 or what.split == "train") else what
 
-    def stepped(self, place: Place, samples: int, loss: float) -> None:
-        """Count the step whose turn it was; ``loss`` is the mean logloss of its samples."""
+    def stepped(self, place: Place, samples: int, loss: float, weight: float) -> None:
+        """Count the step whose turn it was; ``loss`` is the mean logloss of its samples, which count ``weight``
+        together."""
         steps = self.stages[place.stage].steps
         if steps[place.turn].split == "train":
             place.batch += 1
-            place.loss += loss * samples
-            place.loss_rows += samples
+            place.loss += loss * weight
+            place.loss_weight += weight
         else:
             place.val_batches += 1
         place.turn = (place.turn + 1) % len(steps)
@@ -81,10 +82,10 @@ class Course:
         line: dict[str, Any] = {"epoch": place.epoch}
         if len(self.stages) > 1:
             line["stage"] = self.stages[place.stage].name
-        line |= {"train_loss": place.loss / place.loss_rows, "val_auc": val_auc, "val_logloss": val_logloss}
+        line |= {"train_loss": place.loss / place.loss_weight, "val_auc": val_auc, "val_logloss": val_logloss}
         place.history.append({**line, "samples_seen": place.samples_seen, "seconds": place.epoch_seconds})
-        place.batch = place.turn = place.loss_rows = 0
-        place.loss = place.epoch_seconds = 0.0
+        place.batch = place.turn = 0
+        place.loss = place.loss_weight = place.epoch_seconds = 0.0
         stage = self.stages[place.stage]
         if stage.epochs is not None:
             place.best_epoch = place.epoch

@@ -6,12 +6,12 @@ Shapes: B samples of a batch, F features, D width of a vector.
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
 
 from recsys_embed import ranks
 from recsys_embed.errors import DivergedError
 from recsys_embed.recommender import Recommender
 from recsys_embed.training.feed import Labelled
+from recsys_embed.training.step import total_logloss
 
 
 def located(error: DivergedError, model: Recommender, batch: Labelled, step: int, place: str) -> DivergedError:
@@ -31,7 +31,7 @@ def _first_bad_input(model: Recommender, batch: Labelled) -> tuple[str | None, s
         sample, column = torch.isfinite(batch.dense).logical_not().nonzero()[0].tolist()
         return None, f"; dense column {column} of sample {sample} is {batch.dense[sample, column].item()}"
     vectors = model.embedding(batch.ids)
-    loss = functional.binary_cross_entropy_with_logits(model.interaction(vectors, batch.dense), batch.label)
+    loss = total_logloss(model.interaction(vectors, batch.dense), batch)
     gradient = torch.autograd.grad(loss, vectors)[0] if vectors.requires_grad else vectors
     for what, tensor in (("vectors", vectors), ("gradients", gradient)):
         bad = torch.isfinite(tensor).all(dim=2).logical_not()  # [B, F]

@@ -33,6 +33,10 @@ class Labelled(Inputs, Protocol):
     def label(self) -> Tensor:
         """``[B]`` float32, 0 or 1."""
 
+    @property
+    def weight(self) -> Tensor | None:
+        """``[B]`` float32, not negative; None where every sample counts 1."""
+
     def to(self, device: torch.device) -> Labelled:
         """The batch on a device."""
 
@@ -49,6 +53,9 @@ class Dataset(Protocol):
 
     def labels(self, split: str) -> NDArray[np.float32]:
         """``[rows]``, 0 or 1."""
+
+    def weights(self, split: str) -> NDArray[np.float32] | None:
+        """``[rows]``, what each counts; None where every row counts 1."""
 
     def buckets(self, split: str) -> NDArray[np.int8]:
         """``[rows]``: 0 head, 1 torso, 2 tail, 3 unseen."""

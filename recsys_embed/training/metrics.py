@@ -72,23 +72,26 @@ def calibration(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None 
     return float(p @ w) / positives if positives > 0 else math.nan
 
 
-def evaluate(labels: ArrayLike, scores: ArrayLike, buckets: ArrayLike | None = None) -> dict[str, float]:
+def evaluate(
+    labels: ArrayLike, scores: ArrayLike, buckets: ArrayLike | None = None, weights: ArrayLike | None = None
+) -> dict[str, float]:
     """All metrics: auc, logloss, ne, calibration, and auc_head, auc_torso, auc_tail, auc_unseen.
 
     ``buckets [N]`` are 0 head, 1 torso, 2 tail, 3 unseen; without them the four are nan.
     """
-    y, p = np.asarray(labels), np.asarray(scores)
+    y, p, w = _checked(labels, scores, weights)
     result = {
-        "auc": auc(y, p),
-        "logloss": logloss(y, p),
-        "ne": normalised_entropy(y, p),
-        "calibration": calibration(y, p),
+        "auc": auc(y, p, w),
+        "logloss": logloss(y, p, w),
+        "ne": normalised_entropy(y, p, w),
+        "calibration": calibration(y, p, w),
     }
     which = None if buckets is None else np.asarray(buckets)
     if which is not None and which.shape != y.shape:
         raise DataError(f"{len(which)} buckets for {len(y)} rows")
     for number, name in enumerate(BUCKETS):
-        result[f"auc_{name}"] = math.nan if which is None else auc(y[which == number], p[which == number])
+        here = slice(0) if which is None else which == number
+        result[f"auc_{name}"] = auc(y[here], p[here], w[here])
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,41 +20,61 @@ EVERY_STEP = Step()
 """Everything moves, by a training batch."""
 
 
-def step(
-    model: Recommender, batch: Labelled, optimizers: Optimizers, what: Step = EVERY_STEP
-) -> tuple[Tensor, float, int]:
-    """Update what the step names. Returns the mean logloss, a scalar tensor, what was minimised (that and the
-    penalty), and the number of samples.
+class Done(NamedTuple):
+    """What an update was about, over the samples of all ranks."""
 
-    On several ranks these are of all ranks' samples. Each rank minimises its share, so that the sum over ranks is what
-    one process would minimise; a rank without samples takes part with nothing.
+    loss: Tensor
+    """The mean logloss, a scalar: sum(weight * logloss) / sum(weight)."""
+
+    objective: float
+    """What was minimised: that and the penalty."""
+
+    samples: int
+    weight: float
+    """What the samples count together: as many as they are, where they have no weights."""
+
+
+def step(model: Recommender, batch: Labelled, optimizers: Optimizers, what: Step = EVERY_STEP) -> Done:
+    """Update what the step names.
+
+    Each rank minimises its share, so that the sum over ranks is what one process would minimise; a rank without samples
+    takes part with nothing. A batch whose weights are all zero has no loss. The penalty is a mean over samples,
+    whatever they count.
 
     Only an update of tables counts for the layer (``after_step``), since ``maintain`` changes rows.
 
     Raises:
         DivergedError: what would be minimised is not finite, or a gradient is not; nothing has changed.
     """
-    loss, objective, value, samples = _objective(model, batch)
-    if not math.isfinite(value):
+    own, done = _objective(model, batch)
+    if not math.isfinite(done.objective):
         optimizers.zero_grad()
-        raise DivergedError(f"the loss is {value}")
-    torch.autograd.backward(objective)
+        raise DivergedError(f"the loss is {done.objective}")
+    torch.autograd.backward(own)
     optimizers.step(what.trains)
     if TABLES in what.trains:
         model.embedding.after_step()
-    return loss.detach(), value, samples
+    return done
 
 
-def _objective(model: Recommender, batch: Labelled) -> tuple[Tensor, Tensor, float, int]:
-    """The mean logloss; what this rank minimises; what all ranks do; the samples of all ranks."""
+def total_logloss(logits: Tensor, batch: Labelled) -> Tensor:
+    """The summed logloss of a batch, each sample times its weight."""
+    return functional.binary_cross_entropy_with_logits(logits, batch.label, weight=batch.weight, reduction="sum")
+
+
+def _objective(model: Recommender, batch: Labelled) -> tuple[Tensor, Done]:
+    """What this rank minimises, and what all of them do."""
     logits, samples = model(batch), batch.label.shape[0]
-    if ranks.count() == 1:
+    if ranks.count() == 1 and batch.weight is None:
         loss = functional.binary_cross_entropy_with_logits(logits, batch.label)
         objective = loss + model.embedding.penalty()
-        return loss, objective, objective.item(), samples
-    total = functional.binary_cross_entropy_with_logits(logits, batch.label, reduction="sum")
+        return objective, Done(loss.detach(), objective.item(), samples, samples)
+    total = total_logloss(logits, batch)
     penalty = model.embedding.penalty() * samples  # penalties are means over a rank's samples
-    own = torch.stack([total.detach().double(), penalty.detach().double(), torch.tensor(samples).to(total)])
-    losses, penalties, every = ranks.summed(own).tolist()
-    loss = torch.tensor(losses / every)
-    return loss, (total + penalty) / every, (losses + penalties) / every, int(every)
+    counted = torch.tensor(samples).to(total) if batch.weight is None else batch.weight.sum(dtype=torch.float64)
+    own = torch.stack([total.detach().double(), penalty.detach().double(), torch.tensor(samples).to(total), counted])
+    losses, penalties, every, weight = ranks.summed(own).tolist()
+    share = 1 / weight if weight else 0.0
+    loss = losses * share
+    done = Done(torch.tensor(loss), loss + penalties / every, int(every), weight)
+    return total * share + penalty / every, done

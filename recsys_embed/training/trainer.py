@@ -68,6 +68,7 @@ def train(
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     meta: dict[str, Any] | None = None,
+    begin: Callable[[Recommender], None] | None = None,
 ) -> TrainResult:
     """Train through the layer's stages; on return the model holds the kept weights: the best where a stage stops early.
 
@@ -83,6 +84,8 @@ def train(
         on_epoch: called after every epoch, once it is saved, with its line of the history.
         meta: the caller's own values (JSON), saved with every checkpoint as they are then; those of the checkpoint
             that is taken up are put in before the first step.
+        begin: called with the model before the first step of all, its tables where they are trained; where a
+            checkpoint is taken up it is not.
 
     Raises:
         ConfigError: the device is not there.
@@ -94,7 +97,7 @@ def train(
     device = device_of(config.device)
     _check_ranks(model)
     feed = Feed(dataset, config.batch_size, config.seed, device)
-    validation = Validation(dataset, config.batch_size)
+    validation = Validation(dataset, config.batch_size, model.negative_rate)
     model.to(device)
     with contextlib.ExitStack() as stack:
         if checkpoints is not None and ranks.own() == 0:
@@ -107,7 +110,8 @@ def train(
         }
         saved = None if checkpoints is None else Checkpoints(checkpoints, identity, config.keep_checkpoints)
         run = _Run(model, feed, validation, config, saved, {} if meta is None else meta)
-        run.resume()
+        if not run.resume() and begin is not None:
+            begin(model)
         with interruptible(run.how_to_resume) as stop, bar(run.samples, shown=progress and ranks.own() == 0) as drawn:
             run.go(drawn, stop, on_epoch or (lambda line: None))
         return run.result()
@@ -216,12 +220,12 @@ class _Run:
     def _step(self, what: Step, batch: Labelled, drawn: Bar) -> None:
         place, began = self._place, time.perf_counter()
         try:
-            loss, objective, samples = step(self._model, batch, self._optimizers, what)
+            done = step(self._model, batch, self._optimizers, what)
         except DivergedError as error:
             raise located(error, self._model, batch, place.step + 1, self._told(what)) from error
-        self._course.stepped(place, samples, loss.item())
+        self._course.stepped(place, done.samples, done.loss.item(), done.weight)
         self._took(time.perf_counter() - began)
-        drawn.advance(samples, objective)
+        drawn.advance(done.samples, done.objective)
 
     def _took(self, seconds: float) -> None:
         self._place.train_seconds += seconds
@@ -247,16 +251,17 @@ class _Run:
         if self._saved != (self._place.step, self._place.epoch):
             self._save()
 
-    def resume(self) -> None:
-        """Take up the newest valid checkpoint, where there is one."""
+    def resume(self) -> bool:
+        """Take up the newest valid checkpoint; whether there was one."""
         found = None if self._checkpoints is None else self._checkpoints.newest()
         if found is None:
-            return
+            return False
         assert self._checkpoints is not None
         self._best = self._checkpoints.best_weights(found)
         self._place, meta = self._checkpoints.restore(found, self._model, self._optimizers)
         self._meta.update(meta)
         self._saved = (self._place.step, self._place.epoch)
+        return True
 
     def how_to_resume(self) -> str:
         """What to tell whoever interrupted."""

@@ -53,6 +53,9 @@ class Ranked:
     def labels(self, split: str) -> np.ndarray:
         return self.split[split].label
 
+    def weights(self, split: str) -> np.ndarray | None:
+        return self.split[split].weight
+
     def buckets(self, split: str) -> np.ndarray:
         return np.zeros(self.rows(split), np.int8)
 

@@ -27,6 +27,7 @@ from recsys_embed.config import (
     PepConfig,
     RobeConfig,
     StrategyNode,
+    TrainedEmbeddingConfig,
     UnifiedConfig,
     parse_config,
 )
@@ -131,7 +132,7 @@ def spaces(draw: st.DrawFn) -> Space:
 
 def config_of(space: Space, embedding: EmbeddingConfig) -> Config:
     tree = {"data": {"path": "x.csv", "categorical": ["x"]}, "model": {"name": "dlrm", "dim": space._dim}}
-    return parse_config(tree).model_copy(update={"embedding": embedding})
+    return parse_config(tree).model_copy(update={"embedding": TrainedEmbeddingConfig(**dict(embedding))})
 
 
 def check(space: Space, found: Proposal, budget: int) -> None:

@@ -16,12 +16,21 @@ class Toy:
     """A planted data set in memory: labels are drawn from a table of logits that a model can learn.
 
     Features user (30 ids) and item (20 ids); user 29 and item 19 are rare. ``bayes`` scores the true probabilities.
+    With ``weighted``, a third of the rows of each split have weight 0, and the others any.
     """
 
     fingerprint = "toy"
     features = (Feature("user", 30), Feature("item", 20))
 
-    def __init__(self, *, rows: int = 8000, seed: int = 0, shuffled_labels: bool = False, num_dense: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        rows: int = 8000,
+        seed: int = 0,
+        shuffled_labels: bool = False,
+        num_dense: int = 1,
+        weighted: bool = False,
+    ) -> None:
         draw = np.random.default_rng(seed)
         users, items = draw.normal(size=(30, 2)), draw.normal(size=(20, 2))
         self.split: dict[str, Columns] = {}
@@ -35,7 +44,8 @@ class Toy:
             if shuffled_labels:
                 draw.shuffle(label)
             self.truth[split] = truth
-            self.split[split] = Columns((user, item), (dense,) * num_dense, label)
+            weight = (draw.gamma(1, 5, count) * (draw.random(count) > 1 / 3)).astype(np.float32) if weighted else None
+            self.split[split] = Columns((user, item), (dense,) * num_dense, label, weight)
         self.num_dense = num_dense
         self.touched: list[str] = []
 
@@ -45,6 +55,10 @@ class Toy:
     def labels(self, split: str) -> np.ndarray:
         self.touched.append(split)
         return self.split[split].label
+
+    def weights(self, split: str) -> np.ndarray | None:
+        self.touched.append(split)
+        return self.split[split].weight
 
     def buckets(self, split: str) -> np.ndarray:
         self.touched.append(split)

@@ -21,6 +21,7 @@ from recsys_embed.recommender import Recommender
 from recsys_embed.stages import TABLES, SmallOptimizer, Stage, Step
 from recsys_embed.training import trainer
 from recsys_embed.training.interrupt import Interrupted
+from recsys_embed.training.step import Done
 from tests.training import runs
 from tests.training.runs import build
 
@@ -97,11 +98,11 @@ def record(monkeypatch: Any) -> Record:
     """Let every step of the trainer tell the record its loss and samples."""
     kept, plain = Record(), trainer.step
 
-    def told(model: Recommender, batch: Any, optimizers: Any, what: Step) -> tuple[Tensor, float, int]:
-        loss, value, samples = plain(model, batch, optimizers, what)
-        kept.losses += [loss.item(), value]
+    def told(model: Recommender, batch: Any, optimizers: Any, what: Step) -> Done:
+        done = plain(model, batch, optimizers, what)
+        kept.losses += [done.loss.item(), done.objective]
         kept.samples += [(what.split, number) for number in batch.dense[:, 0].tolist()]
-        return loss, value, samples
+        return done
 
     monkeypatch.setattr(trainer, "step", told)
     return kept

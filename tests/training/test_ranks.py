@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,10 +20,12 @@ from torch import Tensor
 from recsys_embed import ConfigError, DivergedError, EmbeddingLayer
 from recsys_embed.config import DCNv2Config, OptimizerConfig, ShardingConfig, TrainingConfig
 from recsys_embed.data.batches import Columns, batches
+from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.models import build_model
 from recsys_embed.ranks import Share
 from recsys_embed.recommender import Recommender
 from recsys_embed.training.checkpoints import newest, tensors_file
+from recsys_embed.training.initial import begin_with
 from recsys_embed.training.trainer import predict, train
 from tests.training.conftest import Toy
 
@@ -42,14 +46,36 @@ def model_of(decay: float = 0.0, dropout: float = 0.0, **options: Any) -> Recomm
     return Recommender(layer, build_model(config, num_features=2, num_dense=1))
 
 
-def fit(config: TrainingConfig, rows: int, folder: Path | None = None, **options: Any) -> dict[str, Tensor]:
+def fit(
+    config: TrainingConfig, rows: int, folder: Path | None = None, *, weighted: bool = False, **options: Any
+) -> dict[str, Tensor]:
     """The trained weights, the scores of the test rows, and the metrics."""
-    toy, model = Toy(rows=rows), model_of(decay=0.01, **options)
+    toy, model = Toy(rows=rows, weighted=weighted), model_of(decay=0.01, **options)
     result = train(model, toy, config, checkpoints=folder, progress=False)
     told = [result.val["auc"], result.val["logloss"], *(line["train_loss"] for line in result.history)]
     scores = predict(model, toy, "test", 16)
     found = {**model.state_dict(), "told": torch.tensor(told), "scores": torch.tensor(scores)}
     return {name: tensor.clone() for name, tensor in found.items()}
+
+
+VECTORS = torch.randn(20, 8, generator=torch.Generator().manual_seed(3))
+
+
+def begun(folder: Path) -> dict[str, Tensor]:
+    """Tables row-wise and data-parallel after both began with vectors of every other id."""
+    files, vocabularies = {}, {}
+    for feature in Toy.features:
+        frame = pd.DataFrame({"id": [f"{2 * n + 1}" for n in range(feature.size // 2)]})
+        frame["vector"] = list(VECTORS[: len(frame)].numpy())
+        files[feature.name] = str(folder / f"{feature.name}-{dist.get_rank()}.parquet")
+        frame.to_parquet(files[feature.name])
+        values = pa.array([str(n) for n in range(1, feature.size)])
+        vocabularies[feature.name] = Vocabulary(values, np.ones(feature.size, np.int64))
+    layer = model_of().embedding
+    layer.optimizer("rowwise_adagrad", lr=0.1)
+    begin_with(layer, files, vocabularies)
+    states = {f"{name}.state": layer.tables.get_state(name) for name in layer.tables.specs}
+    return {**{name: tensor.clone() for name, tensor in layer.state_dict().items()}, **states}
 
 
 def refusals(rank: int) -> dict[str, Tensor]:
@@ -108,8 +134,10 @@ def work(rank: int, world: int, folder: str) -> None:
         "adam": lambda: fit(ADAM, 404),
         "few": lambda: fit(CLIPPED.model_copy(update={"batch_size": 201}), 404),
         "widths": lambda: fit(CLIPPED, 404, strategy=WIDTHS),
+        "weighted": lambda: fit(CLIPPED, 404, weighted=True),
         "resumed": lambda: fit(CLIPPED, 404, where / "checkpoints"),
         "refusals": lambda: refusals(rank),
+        "begun": lambda: begun(where),
     }
     if world == 2:
         cases["stopped"] = lambda: stopped_and_resumed(where / "stopped")
@@ -149,16 +177,28 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("name", ["clipped", "adam", "few", "widths", "resumed"])
+@pytest.mark.parametrize("name", ["clipped", "adam", "few", "widths", "weighted", "resumed"])
 def test_ranks_train_the_model_of_one_process(results: Callable[[int], Path], name: str, world: int):
     # 404 training and 101 test rows: last batches are uneven, and 4 rows over 3 ranks leave nobody out, 1 row does.
+    # What a rank's samples weigh together differs even where they are as many.
     config = {"adam": ADAM, "few": CLIPPED.model_copy(update={"batch_size": 201})}.get(name, CLIPPED)
-    expected = fit(config, 404, strategy=WIDTHS if name == "widths" else "full")
+    expected = fit(config, 404, strategy=WIDTHS if name == "widths" else "full", weighted=name == "weighted")
     for rank in range(world):
         found = load_file(results(world) / f"{name}-{rank}.safetensors")
         assert found["scores"].shape == (101,)
         for key, tensor in expected.items():
             torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_begin_with_the_same_vectors(results: Callable[[int], Path]):
+    drawn = model_of().embedding.state_dict()
+    for rank in range(2):
+        found = load_file(results(2) / f"begun-{rank}.safetensors")
+        for name in ("user", "item"):
+            expected = drawn[f"tables.{name}"].clone()
+            expected[1::2] = VECTORS[: len(expected) // 2]
+            assert torch.equal(found[f"tables.{name}"], expected)
+            assert not found[f"{name}.state"].any()
 
 
 def test_a_checkpoint_of_ranks_resumes_in_the_same_bits(results: Callable[[int], Path]):

@@ -25,6 +25,10 @@ def protocol(section: Section) -> list[tuple[str, str]]:
     for name in ("split", "model"):
         if name in told:
             facts.append((name.capitalize(), _flat(told.pop(name))))
+    if "weight" in told:
+        facts.append(("Sample weights", f"column {told.pop('weight')}{_WEIGHTS}"))
+    if "negative_rate" in told:
+        facts.append(("Negatives", f"kept with probability {told.pop('negative_rate')}{_SAMPLED}"))
     if optimizer:
         facts.append(("Optimizer", _flat(optimizer)))
     if training:
@@ -46,6 +50,11 @@ def protocol(section: Section) -> list[tuple[str, str]]:
 
 
 _UNTUNED = "none: every strategy ran under the settings above, which may suit one better than another"
+_WEIGHTS = ", in the training loss and in every metric. Frequencies, and what is head, torso and tail, count rows."
+_SAMPLED = (
+    " before the data were written. Training takes the rows as they are. Predictions are brought back to the rows "
+    "there were, and so are the metrics: a negative row of the test split stands for those that were dropped, too."
+)
 _BYTES = (
     "A budget counts every tensor that is needed to turn ids into vectors, in its serving form, without the "
     "optimizer’s state. 1 MB is 10⁶ bytes. A budget of 0.1 keeps a tenth of the full 32-bit tables over the training "

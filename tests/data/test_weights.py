@@ -15,6 +15,7 @@ import torch
 import recsys_embed.data.rows as rows_module
 from recsys_embed.config import parse_config
 from recsys_embed.data import EncodedDataset, blocks, parts, prepare
+from recsys_embed.data.sources import open_source
 from recsys_embed.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
@@ -90,7 +91,7 @@ def test_any_number_of_parts_and_workers_write_the_same_weights(
     config = kit.config(path, weight="w", split={"column": "part"})
     whole = prepare(config, tmp_path / "whole", workers=1)
     request.getfixturevalue("small_parts")
-    assert len(parts.cut(0, path)) > 10
+    assert len(open_source(config).parts()) > 10
     with ThreadPoolExecutor(3) as threads:
         one, several = prepare(config, tmp_path / "one", workers=1), prepare(config, tmp_path / "3", executor=threads)
     for dataset in (one, several):

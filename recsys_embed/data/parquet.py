@@ -51,9 +51,10 @@ def read_parquet(file: Path, columns: Sequence[str], part: tuple[int, int] | Non
             if names.count(name) > 1:
                 raise DataError("stands twice in the file", file=str(file), column=name)
         try:
-            groups = None if part is None else list(range(*part))
-            for batch in parquet.iter_batches(batch_size=_ROWS, row_groups=groups, columns=list(columns)):
-                yield batch.select(list(columns))
+            # Group by group, and not mapped: else Arrow, or the map, holds what was read until all groups are.
+            for group in range(parquet.num_row_groups) if part is None else range(*part):
+                for batch in parquet.iter_batches(batch_size=_ROWS, row_groups=[group], columns=list(columns)):
+                    yield batch.select(list(columns))
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"cannot be read: {error}", file=str(file)) from error
 
@@ -75,6 +76,6 @@ def cut_row_groups(number: int, path: Path) -> list[Part]:
 
 def _open(file: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file, page_checksum_verification=True, memory_map=True)
+        return pq.ParquetFile(file, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"is not a whole Parquet file: {error}", file=str(file)) from error

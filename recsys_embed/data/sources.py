@@ -22,6 +22,8 @@ from recsys_embed.data.readers import find_files, read_chunks
 from recsys_embed.data.streams import on_disk, split_member
 from recsys_embed.errors import DataError
 
+_HASHED_ROWS = 1 << 16  # of a data frame at once
+
 
 class Source(Protocol):
     """Raw rows, which can be read more than once. ``shared``: by other processes, too."""
@@ -152,11 +154,13 @@ class FrameSource:
     def _hash(self, index: int) -> str:
         column = self.frame.iloc[:, index]
         digest = xxhash.xxh3_128(str(column.dtype).encode())
-        try:
-            cells = pd.util.hash_pandas_object(column, index=False)
-        except TypeError:  # cells that are no scalars, in a column that may not even be used
-            cells = pd.util.hash_pandas_object(column.map(repr), index=False)
-        digest.update(np.ascontiguousarray(cells.to_numpy()).tobytes())
+        for first in range(0, len(column), _HASHED_ROWS):
+            part = column.iloc[first : first + _HASHED_ROWS]
+            try:
+                cells = pd.util.hash_pandas_object(part, index=False)
+            except TypeError:  # cells that are no scalars, in a column that may not even be used
+                cells = pd.util.hash_pandas_object(part.map(repr), index=False)
+            digest.update(np.ascontiguousarray(cells.to_numpy()).data)
         return digest.hexdigest()
 
 

@@ -550,6 +550,10 @@ class TrainingConfig(Node):
 
     A checkpoint is written after every epoch and, with ``checkpoint_steps``, each so many steps; the newest
     ``keep_checkpoints`` are kept, and the best epochs of these.
+
+    A split of which training reads shuffled rows, and that takes more than ``shuffle_memory`` as it is encoded, is
+    shuffled by blocks of neighbouring rows: as many rows as that has room for are mixed at a time, and no more of it is
+    held by a process. The order depends on it, so it is no share of the memory that a machine happens to have.
     """
 
     batch_size: int = Field(default=4096, ge=1)
@@ -565,10 +569,24 @@ class TrainingConfig(Node):
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     checkpoint_steps: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    shuffle_memory: int | str = "2GB"
+
+    @field_validator("shuffle_memory")
+    @classmethod
+    def _shuffle_memory_is_a_size(cls, value: int | str) -> int | str | None:
+        return _a_size(value)
+
+    @property
+    def shuffle_bytes(self) -> int:
+        """``shuffle_memory`` in bytes."""
+        from recsys_embed.budget import size_in_bytes
+
+        return size_in_bytes(self.shuffle_memory)
 
     def protocol(self) -> dict[str, Any]:
         """All that the outcome depends on, as plain values: how often a run is saved is not among it."""
-        return self.model_dump(mode="json", exclude={"checkpoint_steps", "keep_checkpoints"})
+        tree = self.model_dump(mode="json", exclude={"checkpoint_steps", "keep_checkpoints"})
+        return {**tree, "shuffle_memory": self.shuffle_bytes}
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:

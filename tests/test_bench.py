@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import sharding
+from bench import loader, sharding
 from bench.harness import bandwidth, worlds
 from bench.harness.bandwidth import Bytes, Size, bytes_of
 from bench.harness.draws import scattered, uniform, zipf_ranks
@@ -18,6 +18,7 @@ from bench.harness.steps import PARTS, TimedStep
 from bench.harness.worlds import Scale, Setup
 from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.config import TrainingConfig
+from recsys_embed.data import prepare
 from recsys_embed.embeddings.compositional import Compositional
 from recsys_embed.features import Ids, resolve
 from recsys_embed.ranks import WHOLE
@@ -162,3 +163,30 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     told = sharding.bandwidth(quick=True)
     assert told["skipped"].startswith(f"no CUDA device is visible to torch {torch.__version__}")
+
+
+def test_the_loader_is_compared_by_its_slower_shuffle_with_the_fastest_training(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[int] = []
+    speeds = {"whole": 9e6, "blocks": 8e6, "trained": 1e6}
+
+    def rate(work: Any, found: Any) -> float:
+        batches = list(found)
+        read.append(sum(len(batch.label) for batch in batches))
+        for batch in batches:
+            work(batch)
+        place = (len(read) - 1) % 6
+        return [7e6, speeds["whole"], speeds["blocks"], speeds["trained"], 5e5, 4e5][place]
+
+    monkeypatch.setattr(loader, "rate", rate)
+    monkeypatch.setattr(loader, "BATCH", 500)
+    config = {"label": "clicked", "categorical": ["user", "item"], "numeric": ["price"], "split": {"column": "part"}}
+    dataset = prepare(clicks, config, tmp_path / "data")
+    told = loader.compare(dataset, turns=2, steps=3)
+    assert read == [4000, 4000, 4000, 1500, 1500, 1500] * 3
+    assert (told["ratio"], told["ratio_range"]) == (8, [8, 8])
+    assert told["reading"]["whole"] == {"samples_per_second": 9_000_000, "lowest": 9_000_000, "highest": 9_000_000}
+    assert "the fastest training: 8.0 (8.0–8.0)" in loader.table(
+        {"date": "", "machine": {}, "versions": {}, "setting": {}, **told}
+    )

@@ -19,6 +19,19 @@ class Bag:
     values: np.ndarray
     offsets: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Of values and offsets."""
+        return self.values.nbytes + self.offsets.nbytes
+
+    def slice(self, first: int, last: int) -> Bag:
+        """Rows ``first`` to ``last``; the values are a view."""
+        begin, end = self.offsets[first], self.offsets[last]
+        return Bag(self.values[begin:end], self.offsets[first : last + 1] - begin)
+
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """How many values each of some rows holds."""
         return np.asarray(self.offsets[rows + 1] - self.offsets[rows])

@@ -1,11 +1,11 @@
-"""Batches from columns, gathered block by block without a step of Python per row.
+"""Batches from columns, cut without a step of Python per row.
 
 Shapes: F features, B samples, K batches of a block, N id occurrences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,6 @@ from torch import Tensor
 
 from recsys_embed.data.bags import Bag, offsets_of, spans
 from recsys_embed.features import Ids
-from recsys_embed.ranks import WHOLE, Share
-
-# Numbers gathered at once. A batch cut out of a block costs a microsecond or two, and going column by column through
-# many rows keeps a column in the cache, where row by row through all columns misses it each time.
-BLOCK_NUMBERS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,12 @@ class Columns:
     label: np.ndarray
     weight: np.ndarray | None = None
 
+    @classmethod
+    def of(cls, ids: tuple[np.ndarray | Bag, ...], numbers: Sequence[np.ndarray], *, weighted: bool) -> Columns:
+        """What has these :attr:`numbers`."""
+        *dense, label = numbers[:-1] if weighted else numbers
+        return cls(ids, tuple(dense), label, numbers[-1] if weighted else None)
+
     def __len__(self) -> int:
         return len(self.label)
 
@@ -60,72 +61,65 @@ class Columns:
         """The columns that are no ids, in the order of the file: dense, label, and weight where there is one."""
         return (*self.dense, self.label, *(() if self.weight is None else (self.weight,)))
 
+    @property
+    def nbytes(self) -> int:
+        """Of all columns."""
+        return sum(column.nbytes for column in (*self.ids, *self.numbers))
+
     def take(self, rows: np.ndarray) -> Columns:
         """Some of the rows, in the order given."""
         return Columns(
-            tuple(ids.take(rows) if isinstance(ids, Bag) else ids[rows] for ids in self.ids),
-            tuple(column[rows] for column in self.dense),
-            self.label[rows],
-            None if self.weight is None else self.weight[rows],
+            tuple(ids.take(rows) for ids in self.ids),
+            tuple(column.take(rows) for column in self.dense),
+            self.label.take(rows),
+            None if self.weight is None else self.weight.take(rows),
         )
 
-
-def batches(
-    columns: Columns, batch_size: int, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
-) -> Iterator[Batch]:
-    """All rows once, in file order or in an order that the seed fixes; the last batch may be short.
-
-    The first ``start`` batches are left out, without reading their rows. With a ``share``, that piece of every batch,
-    without reading the rest: as many batches, of which some may be empty.
-    """
-    count = len(columns)
-    order = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
-    if shuffle_seed is not None:
-        np.random.default_rng(shuffle_seed).shuffle(order)
-    whole = count - count % batch_size
-    width = len(columns.ids) + len(columns.dense) + 1
-    block = max(1, BLOCK_NUMBERS // (width * batch_size)) * batch_size
-    first = start * batch_size
-    for begin in range(first, whole, block):
-        rows = order[begin : min(begin + block, whole)].reshape(-1, batch_size)
-        yield from gather(columns, rows[:, slice(*share.of(batch_size))].reshape(-1), len(rows))
-    if max(whole, first) < count:
-        yield from gather(columns, order[whole:][slice(*share.of(count - whole))], 1)
+    def read(self, first: int, last: int) -> Columns:
+        """Rows ``first`` to ``last``, as views."""
+        return Columns(
+            tuple(ids.slice(first, last) if isinstance(ids, Bag) else ids[first:last] for ids in self.ids),
+            tuple(column[first:last] for column in self.dense),
+            self.label[first:last],
+            None if self.weight is None else self.weight[first:last],
+        )
 
 
 def gather(columns: Columns, rows: np.ndarray, count: int) -> Iterator[Batch]:
     """Cut ``rows`` into ``count`` batches of one size."""
-    rows = rows.astype(np.intp)  # once, not for every column
+    return cut(columns.take(rows.astype(np.intp)), count)
+
+
+def cut(columns: Columns, count: int) -> Iterator[Batch]:
+    """All rows in their order, as ``count`` batches of one size."""
     jagged = any(isinstance(ids, Bag) for ids in columns.ids)
-    size = len(rows) // count
-    dense = np.empty((len(rows), len(columns.dense)), np.float32)
+    size = len(columns) // count
+    dense = np.empty((len(columns), len(columns.dense)), np.float32)
     for i, column in enumerate(columns.dense):
-        dense[:, i] = column[rows]
-    weights = [] if columns.weight is None else [torch.from_numpy(columns.weight[rows]).view(count, size).unbind()]
+        dense[:, i] = column
+    numbers = [columns.label, *([] if columns.weight is None else [columns.weight])]
     return map(
         Batch,
-        _jagged(columns.ids, rows, count) if jagged else _matrix(columns.ids, rows, count),
+        _jagged(columns.ids, count, size) if jagged else _matrix(columns.ids, count, size),
         torch.from_numpy(dense).view(count, size, len(columns.dense)).unbind(),
-        torch.from_numpy(columns.label[rows]).view(count, size).unbind(),
-        *weights,
+        *(torch.from_numpy(np.ascontiguousarray(one)).view(count, size).unbind() for one in numbers),
     )
 
 
-def _matrix(features: tuple[np.ndarray | Bag, ...], rows: np.ndarray, count: int) -> Iterator[Ids]:
-    values = np.empty((count, len(features), len(rows) // count), np.int32)  # [K, F, B]
+def _matrix(features: tuple[np.ndarray | Bag, ...], count: int, size: int) -> Iterator[Ids]:
+    values = np.empty((count, len(features), size), np.int32)  # [K, F, B]
     for f, column in enumerate(features):
         assert isinstance(column, np.ndarray)
-        values[:, f] = column[rows].reshape(count, -1)
+        values[:, f] = column.reshape(count, size)
     for batch in torch.from_numpy(values).unbind():
         yield Ids(batch, len(features))
 
 
-def _jagged(features: tuple[np.ndarray | Bag, ...], rows: np.ndarray, count: int) -> Iterator[Ids]:
-    size = len(rows) // count
+def _jagged(features: tuple[np.ndarray | Bag, ...], count: int, size: int) -> Iterator[Ids]:
     lengths = np.ones((count, len(features), size), np.int64)  # [K, F, B]
     for f, column in enumerate(features):
         if isinstance(column, Bag):
-            lengths[:, f] = column.lengths(rows).reshape(count, size)
+            lengths[:, f] = np.diff(column.offsets).reshape(count, size)
     begins = offsets_of(lengths.ravel())
     values = np.empty(begins[-1], np.int32)
     starts = begins[:-1].reshape(lengths.shape)
@@ -133,9 +127,9 @@ def _jagged(features: tuple[np.ndarray | Bag, ...], rows: np.ndarray, count: int
         to = starts[:, f].ravel()
         if isinstance(column, Bag):
             there = lengths[:, f].ravel()
-            values[spans(to, there)] = column.values[spans(column.offsets[rows], there)]
+            values[spans(to, there)] = column.values
         else:
-            values[to] = column[rows]
+            values[to] = column
     each = len(features) * size
     edges = begins[:: max(each, 1)][: count + 1] if each else np.zeros(count + 1, np.int64)
     local = np.zeros((count, each + 1), np.int64)  # every batch's own offsets

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 
 from recsys_embed.data.bags import Bag
-from recsys_embed.data.batches import Batch, Columns, batches
+from recsys_embed.data.batches import Batch, Columns
 from recsys_embed.data.encoder import Encoder
+from recsys_embed.data.loader import batches
 from recsys_embed.data.split import SPLITS
-from recsys_embed.data.storage import open_split
+from recsys_embed.data.stored import StoredRows
 from recsys_embed.errors import CheckpointError
 from recsys_embed.features import Feature
 from recsys_embed.files import verify_manifest
 from recsys_embed.ranks import WHOLE, Share
 
 HEAD, TORSO, TAIL, UNSEEN = range(4)
+_ROWS = 1 << 16  # read at once
 
 
 class EncodedDataset:
@@ -32,7 +34,7 @@ class EncodedDataset:
         self.fingerprint: str = schema["fingerprint"]
         self.bayes: dict[str, float] | None = schema["bayes"]
         self.encoder = Encoder.load(path / "encoder")
-        self._columns: dict[str, Columns] = {}
+        self._stored: dict[str, StoredRows] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> EncodedDataset:
@@ -73,18 +75,30 @@ class EncodedDataset:
 
     def columns(self, split: str) -> Columns:
         """All columns of a split, mapped from the disk, so read-only."""
-        if split not in self._columns:
-            self._columns[split] = open_split(self.path / f"{_known(split)}.arrow", len(self.features))
-        return self._columns[split]
+        return self.rows_of(split).whole()
+
+    def rows_of(self, split: str) -> StoredRows:
+        """The rows of a split, to be read in runs."""
+        if split not in self._stored:
+            self._stored[split] = StoredRows(self.path / f"{_known(split)}.arrow", len(self.features))
+        return self._stored[split]
 
     def batches(
-        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        start: int = 0,
+        share: Share = WHOLE,
+        memory: int | None = None,
     ) -> Iterator[Batch]:
-        """All rows once, in file order, or shuffled as a whole; the last batch may be short.
+        """All rows once, in file order, or shuffled; the last batch may be short.
 
-        The first ``start`` batches are left out without reading them, and so is what of each is not in ``share``.
+        A split of more than ``memory`` bytes is shuffled by blocks, which are read as they are needed; see
+        :func:`recsys_embed.data.loader.batches`. The first ``start`` batches are left out without reading them.
         """
-        return batches(self.columns(split), batch_size, shuffle_seed, start, share)
+        return batches(self.rows_of(split), batch_size, shuffle_seed, start, share, memory)
 
     def buckets(self, split: str) -> np.ndarray:
         """How well training knows each row, ``[rows]`` int8: 0 head, 1 torso, 2 tail, 3 unseen.
@@ -92,15 +106,17 @@ class EncodedDataset:
         A row is unseen when any of its single-valued ids is 0. The others are cut in thirds by the training
         frequency of their rarest single-valued id; rows of one frequency stay together, where the middle one falls.
         """
-        columns = self.columns(split)
-        rarest = np.full(len(columns), np.iinfo(np.int64).max)
-        unseen = np.zeros(len(columns), bool)
-        for feature, ids in zip(self.features, columns.ids, strict=True):
-            if not isinstance(ids, Bag):
-                assert feature.counts is not None
-                np.minimum(rarest, feature.counts[ids], out=rarest)
-                unseen |= ids == 0
-        buckets = np.full(len(columns), UNSEEN, np.int8)
+        rows = self.rows_of(split)
+        rarest = np.full(len(rows), np.iinfo(np.int64).max)
+        unseen = np.zeros(len(rows), bool)
+        for begin in range(0, len(rows), _ROWS):
+            part = slice(begin, min(begin + _ROWS, len(rows)))
+            for feature, ids in zip(self.features, rows.read(part.start, part.stop).ids, strict=True):
+                if not isinstance(ids, Bag):
+                    assert feature.counts is not None
+                    np.minimum(rarest[part], feature.counts[ids], out=rarest[part])
+                    unseen[part] |= ids == 0
+        buckets = np.full(len(rows), UNSEEN, np.int8)
         _, group, sizes = np.unique(-rarest[~unseen], return_inverse=True, return_counts=True)
         middle = np.cumsum(sizes) - sizes / 2
         buckets[~unseen] = np.floor(3 * middle / max(sizes.sum(), 1)).astype(np.int8)[group]

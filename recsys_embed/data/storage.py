@@ -40,6 +40,7 @@ class SplitFile:
     ids: tuple[int, ...]
     bags: tuple[int | None, ...]
     numbers: tuple[int, ...]
+    weighted: bool = False
 
     @classmethod
     def create(cls, path: Path, rows: int, names: Sequence[str], values: Sequence[int | None]) -> SplitFile:
@@ -58,15 +59,33 @@ class SplitFile:
                 writer.write_batch(batch)
             file.flush()
             _reserve(file)
-        places = _places(path)
-        features = len(values)
+        return cls.open(path, len(values))
+
+    @classmethod
+    def open(cls, path: Path, features: int) -> SplitFile:
+        """Find the columns of a file that was written: the ``features`` first are ids.
+
+        Raises:
+            CheckpointError: the file is missing or not what was written.
+        """
+        try:
+            batch, places = _places(path)
+        except (pa.ArrowException, OSError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
         return cls(
-            rows,
-            tuple(values),
+            batch.num_rows,
+            tuple(len(c.values) if pa.types.is_large_list(c.type) else None for c in batch.columns[:features]),
             tuple(one[-1] for one in places[:features]),
             tuple(one[0] if len(one) == 2 else None for one in places[:features]),
             tuple(one[0] for one in places[features:]),
+            batch.schema.names[-1].startswith(WEIGHT),
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Of all columns."""
+        counts = [self.rows if total is None else total for total in self.values] + [self.rows] * len(self.numbers)
+        return 4 * sum(counts) + 8 * (self.rows + 1) * sum(bag is not None for bag in self.bags)
 
     def write(self, path: Path, first: int, begins: Sequence[int], part: Columns) -> None:
         """Write rows ``first``, ``first + 1``, …; ``begins [F]`` is where bags' values go, among those of all rows."""
@@ -80,6 +99,28 @@ class SplitFile:
                     _put(file, at + 4 * first, ids)
             for numbers, at in zip(part.numbers, self.numbers, strict=True):
                 _put(file, at + 4 * first, numbers)
+
+    def read(self, path: Path, first: int, last: int) -> Columns:
+        """Rows ``first`` to ``last``, read rather than mapped.
+
+        Raises:
+            CheckpointError: the file is missing or cut short.
+        """
+        count = last - first
+        try:
+            with open(path, "rb", buffering=0) as file:
+                ids: list[np.ndarray | Bag] = []
+                for at, bag in zip(self.ids, self.bags, strict=True):
+                    if bag is None:
+                        ids.append(_get(file, at + 4 * first, count, np.int32))
+                    else:
+                        offsets = _get(file, bag + 8 * first, count + 1, np.int64)
+                        values = _get(file, at + 4 * int(offsets[0]), int(offsets[-1] - offsets[0]), np.int32)
+                        ids.append(Bag(values, offsets - offsets[0]))
+                numbers = [_get(file, at + 4 * first, count, np.float32) for at in self.numbers]
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
+        return Columns.of(tuple(ids), numbers, weighted=self.weighted)
 
     def blocks(self, path: Path) -> Iterator[bytes]:
         """The columns' bytes, in their order, in blocks: padding and the file's own words are not among them."""
@@ -157,13 +198,14 @@ def _list(rows: int, total: int, zeros: np.ndarray) -> pa.Array:
     )
 
 
-def _places(path: Path) -> list[list[int]]:
-    """The bytes at which each column's buffers begin: of a list, its offsets and its values."""
+def _places(path: Path) -> tuple[pa.RecordBatch, list[list[int]]]:
+    """The rows, and the bytes at which each column's buffers begin: of a list, its offsets and its values."""
     mapped = pa.memory_map(str(path))
     batch = ipc.open_file(mapped).get_batch(0)
     mapped.seek(0)
     start = mapped.read_buffer(1).address
-    return [[buffer.address - start for buffer in column.buffers() if buffer is not None] for column in batch.columns]
+    places = [[buffer.address - start for buffer in column.buffers() if buffer is not None] for column in batch.columns]
+    return batch, places
 
 
 def _reserve(file: IO[bytes]) -> None:
@@ -175,6 +217,23 @@ def _put(file: IO[bytes], at: int, numbers: np.ndarray) -> None:
     if len(numbers):
         file.seek(at)
         file.write(np.ascontiguousarray(numbers).data)
+
+
+def _get(file: IO[bytes], at: int, count: int, kind: type[np.generic]) -> np.ndarray:
+    """Numbers that stand in a file.
+
+    Raises:
+        OSError: it ends before them.
+    """
+    numbers = np.empty(count, kind)
+    left = numbers.view(np.uint8).data
+    file.seek(at)
+    while left:
+        got: int = file.readinto(left)  # type: ignore[attr-defined]
+        if not got:
+            raise OSError("it is cut short")
+        left = left[got:]
+    return numbers
 
 
 def _read(file: IO[bytes], at: int, count: int) -> Iterator[bytes]:

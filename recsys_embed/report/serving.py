@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from recsys_embed.data import EncodedDataset
-from recsys_embed.data.batches import batches
+from recsys_embed.data.loader import batches
 from recsys_embed.provenance import processor
 from recsys_embed.recommender import Recommender
 

@@ -61,20 +61,31 @@ class Dataset(Protocol):
         """``[rows]``: 0 head, 1 torso, 2 tail, 3 unseen."""
 
     def batches(
-        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        start: int = 0,
+        share: Share = WHOLE,
+        memory: int | None = None,
     ) -> Iterator[Labelled]:
         """All rows once, in file order or shuffled, but for the first ``start`` batches, which are not read; of each
-        batch only the ``share``, which may be empty."""
+        batch only the ``share``, which may be empty. A shuffle holds at most ``memory`` bytes of rows."""
 
 
 class Feed:
-    """Batches for updates, on the run's device; on several ranks, each one's share of every batch."""
+    """Batches for updates, on the run's device; on several ranks, each one's share of every batch.
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, device: torch.device) -> None:
+    ``memory``: the most bytes of rows that a shuffle holds.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int, device: torch.device, memory: int) -> None:
         for split in ("train", "val"):
             if not dataset.rows(split):
                 raise DataError(f"the {split} split has no rows")
         self._dataset, self._batch_size, self._seed, self._device = dataset, batch_size, seed, device
+        self._memory = memory
         self.batches_per_epoch = math.ceil(dataset.rows("train") / batch_size)
         self._val_batches = math.ceil(dataset.rows("val") / batch_size)
 
@@ -92,7 +103,7 @@ class Feed:
 
     def _shuffled(self, split: str, seed: int, start: int) -> Iterator[Labelled]:
         for batch in self._dataset.batches(
-            split, self._batch_size, shuffle_seed=seed, start=start, share=ranks.share()
+            split, self._batch_size, shuffle_seed=seed, start=start, share=ranks.share(), memory=self._memory
         ):
             yield batch.to(self._device)
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.feather as feather
+import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys_embed.data.bags import Bag, offsets_of
 from recsys_embed.data.batches import Columns
+from recsys_embed.data.loader import batches
 from recsys_embed.data.storage import SplitFile, open_split
+from recsys_embed.data.stored import StoredRows
+from recsys_embed.errors import CheckpointError
 
 NAMES = ["user", "tags", "dense:price", "label:clicked"]
 
@@ -55,3 +61,30 @@ def test_pieces_in_any_order(tmp_path: Path, rows: int, inner: list[int], draw: 
     assert [list(cell) for cell in frame["tags"]] == [
         bag.values[a:b].tolist() for a, b in zip(bag.offsets, bag.offsets[1:], strict=False)
     ]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_that_are_read_are_those_that_are_mapped(tmp_path: Path, weighted: bool) -> None:
+    whole, path = columns(50), tmp_path / "split.arrow"
+    whole = replace(whole, weight=whole.label + 1 if weighted else None)
+    _, bag = whole.ids
+    assert isinstance(bag, Bag)
+    file = SplitFile.create(path, 50, [*NAMES, *["weight:w"] * weighted], [None, len(bag.values)])
+    file.write(path, 0, [0, 0], whole)
+    rows = StoredRows(path, 2)
+    assert SplitFile.open(path, 2) == file
+    assert (len(rows), rows.nbytes) == (50, whole.nbytes)
+    for memory in (whole.nbytes, whole.nbytes // 3):
+        found, expected = (list(batches(one, 7, 5, memory=memory)) for one in (rows, rows.whole()))
+        assert len(found) == len(expected) == 8
+        for one, other in zip(found, expected, strict=True):
+            pairs = [(one.ids.values, other.ids.values), (one.ids.offsets, other.ids.offsets)]
+            pairs += [(one.dense, other.dense), (one.label, other.label)]
+            assert all(torch.equal(a, b) for a, b in pairs)  # type: ignore[arg-type]
+            assert (one.weight is not None) == weighted
+            assert one.weight is None or torch.equal(one.weight, one.label + 1)
+    with open(path, "r+b") as cut:
+        cut.truncate(file.numbers[-1] + 4 * 49)
+    with pytest.raises(CheckpointError, match="cannot be read: it is cut short"):
+        rows.read(0, 50)
+    assert len(rows.read(0, 49)) == 49

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.config import StrategyNode, TrainingConfig
-from recsys_embed.data.batches import Batch, Columns, batches
+from recsys_embed.data.batches import Batch, Columns
+from recsys_embed.data.loader import batches
 from recsys_embed.embeddings.bits import unpack_bits
 from recsys_embed.embeddings.packed import PackedRows
 from recsys_embed.embeddings.pruned import Pruned
@@ -60,9 +61,16 @@ class Ranked:
         return np.zeros(self.rows(split), np.int8)
 
     def batches(
-        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        start: int = 0,
+        share: Share = WHOLE,
+        memory: int | None = None,
     ) -> Iterator[Batch]:
-        return batches(self.split[split], batch_size, shuffle_seed, start, share)
+        return batches(self.split[split], batch_size, shuffle_seed, start, share, memory)
 
 
 class Products(nn.Module):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from recsys_embed.data.batches import Batch, Columns, batches
+from recsys_embed.data.batches import Batch, Columns
+from recsys_embed.data.loader import batches
 from recsys_embed.features import Feature
 from recsys_embed.ranks import WHOLE, Share
 
@@ -65,10 +66,17 @@ class Toy:
         return (np.arange(self.rows(split)) % 4).astype(np.int8)
 
     def batches(
-        self, split: str, batch_size: int, *, shuffle_seed: int | None = None, start: int = 0, share: Share = WHOLE
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        start: int = 0,
+        share: Share = WHOLE,
+        memory: int | None = None,
     ) -> Iterator[Batch]:
         self.touched.append(split)
-        yield from batches(self.split[split], batch_size, shuffle_seed, start, share)
+        yield from batches(self.split[split], batch_size, shuffle_seed, start, share, memory)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from recsys_embed import ConfigError, DivergedError, EmbeddingLayer
 from recsys_embed.config import DCNv2Config, OptimizerConfig, ShardingConfig, TrainingConfig
-from recsys_embed.data.batches import Columns, batches
+from recsys_embed.data.batches import Columns
+from recsys_embed.data.loader import batches
 from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.models import build_model
 from recsys_embed.ranks import Share

@@ -94,6 +94,31 @@ def test_stopped_at_any_step(
         assert straight.embedding.steps == resumed.embedding.steps
 
 
+@pytest.mark.parametrize("memory", [400, 900])  # a batch, two batches a window; in the former validation's, too
+def test_stopped_in_a_shuffle_by_blocks(
+    data: Any, memory: int, staged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(shuffle_memory=memory)
+    kept = record(monkeypatch)
+    straight, expected = fit(config, data)
+    samples = list(kept.samples)
+    kept.samples.clear()
+    fit(settings(), data)
+    assert samples != kept.samples
+    trained, shuffled = ([row for split, row in one if split == "train"] for one in (samples, kept.samples))
+    assert Counter(trained) == Counter(shuffled)
+    for k in stops(staged)[:7]:
+        folder = tmp_path / str(k)
+        kept.samples.clear()
+        assert stop_after(config, data, k, folder) is not None
+        with pytest.raises(CheckpointError, match=f"training.shuffle_memory is {memory} there and 2000000000 here"):
+            fit(settings(), data, checkpoints=folder)
+        resumed, result = fit(config, data, checkpoints=folder)
+        assert kept.samples == samples
+        assert same_state(straight, resumed)
+        assert without_times(result) == without_times(expected)
+
+
 def test_stopped_again_and_again(data: Any, staged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings()
     kept = record(monkeypatch)

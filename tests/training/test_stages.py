@@ -38,7 +38,7 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_validation_batches_have_an_order_of_their_own_and_no_end(toy: Any) -> None:
     data = unique_rows(toy(rows=110))
-    feed = Feed(data, 20, 5, CPU)
+    feed = Feed(data, 20, 5, CPU, 10**6)
     numbers = [batch.dense[:, 0].tolist() for batch, _ in zip(feed.val(0), range(6), strict=False)]
     passes = [numbers[place] + numbers[place + 1] for place in (0, 2, 4)]
     rows = sorted(data.split["val"].dense[0].tolist())
@@ -47,7 +47,7 @@ def test_validation_batches_have_an_order_of_their_own_and_no_end(toy: Any) -> N
     for start in range(6):
         again = [batch.dense[:, 0].tolist() for batch, _ in zip(feed.val(start), range(6 - start), strict=False)]
         assert again == numbers[start:]
-    other = next(iter(Feed(data, 20, 6, CPU).val(0))).dense[:, 0].tolist()
+    other = next(iter(Feed(data, 20, 6, CPU, 10**6).val(0))).dense[:, 0].tolist()
     assert other != numbers[0]
 
 

@@ -60,6 +60,20 @@ def test_learns_the_planted_table(toy: Any, tables: str, name: str) -> None:
     assert result.history[0]["train_loss"] > result.history[-1]["train_loss"]
 
 
+def test_blocks_teach_as_much_as_a_whole_shuffle(toy: Any) -> None:
+    """Of rows that the file has user by user, with room for a fifth of them."""
+    data = toy(rows=16_000)
+    train = data.split["train"]
+    data.split["train"] = train.take(np.argsort(train.ids[0], kind="stable"))
+    found = {}
+    for memory in ("2GB", train.nbytes // 5):
+        config = settings(epochs=6, shuffle_memory=memory)
+        model, _ = fit(config, data)
+        found[memory] = auc(data.labels("test"), predict(model, data, "test", 512))
+    best = auc(data.labels("test"), data.truth["test"])
+    assert all(best - one < 0.012 for one in found.values()), (best, found)
+
+
 def test_shuffled_labels_teach_nothing(toy: Any) -> None:
     data = toy(shuffled_labels=True)
     model, _ = fit(settings(), data)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,8 +45,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Columns:
-    """Encoded rows by column: per feature ids ``[rows]`` int32 or a :class:`Bag`; dense columns, label and, where rows
-    are weighted, weight float32."""
+    """Encoded rows by column: per feature ids ``[rows]`` (int32; hashes int64) or a :class:`Bag`; dense columns, label
+    and, where rows are weighted, weight float32."""
 
     ids: tuple[np.ndarray | Bag, ...]
     dense: tuple[np.ndarray, ...]
@@ -112,12 +113,18 @@ def gather(columns: Columns, rows: np.ndarray, count: int) -> Iterator[Batch]:
 
 
 def _matrix(features: tuple[np.ndarray | Bag, ...], rows: np.ndarray, count: int) -> Iterator[Ids]:
-    values = np.empty((count, len(features), len(rows) // count), np.int32)  # [K, F, B]
+    values = np.empty((count, len(features), len(rows) // count), _id_type(features))  # [K, F, B]
     for f, column in enumerate(features):
         assert isinstance(column, np.ndarray)
         values[:, f] = column[rows].reshape(count, -1)
     for batch in torch.from_numpy(values).unbind():
         yield Ids(batch, len(features))
+
+
+def _id_type(features: tuple[np.ndarray | Bag, ...]) -> np.dtype[Any]:
+    """One for all ids of a batch."""
+    kinds = [ids.values.dtype if isinstance(ids, Bag) else ids.dtype for ids in features]
+    return np.result_type(np.int32, *kinds)
 
 
 def _jagged(features: tuple[np.ndarray | Bag, ...], rows: np.ndarray, count: int) -> Iterator[Ids]:
@@ -127,7 +134,7 @@ def _jagged(features: tuple[np.ndarray | Bag, ...], rows: np.ndarray, count: int
         if isinstance(column, Bag):
             lengths[:, f] = column.lengths(rows).reshape(count, size)
     begins = offsets_of(lengths.ravel())
-    values = np.empty(begins[-1], np.int32)
+    values = np.empty(begins[-1], _id_type(features))
     starts = begins[:-1].reshape(lengths.shape)
     for f, column in enumerate(features):
         to = starts[:, f].ravel()

@@ -12,6 +12,7 @@ import numpy as np
 from recsys_embed.data.bags import Bag
 from recsys_embed.data.batches import Batch, Columns, batches
 from recsys_embed.data.encoder import Encoder
+from recsys_embed.data.sketch import FrequencySketch, sketch_file
 from recsys_embed.data.split import SPLITS
 from recsys_embed.data.storage import open_split
 from recsys_embed.errors import CheckpointError
@@ -47,7 +48,8 @@ class EncodedDataset:
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """Categorical, then multi-valued features, with cardinalities and training frequencies."""
+        """Categorical, then multi-valued features, with cardinalities and training frequencies where there is a
+        vocabulary."""
         return self.encoder.features
 
     @property
@@ -89,22 +91,38 @@ class EncodedDataset:
     def buckets(self, split: str) -> np.ndarray:
         """How well training knows each row, ``[rows]`` int8: 0 head, 1 torso, 2 tail, 3 unseen.
 
-        A row is unseen when any of its single-valued ids is 0. The others are cut in thirds by the training
-        frequency of their rarest single-valued id; rows of one frequency stay together, where the middle one falls.
+        A row is unseen when any of its single-valued ids is 0, or is a hash that never occurred in training. The
+        others are cut in thirds by the training frequency of their rarest single-valued id; rows of one frequency stay
+        together, where the middle one falls. Frequencies of hashes are estimates, see :meth:`frequencies`.
         """
         columns = self.columns(split)
         rarest = np.full(len(columns), np.iinfo(np.int64).max)
         unseen = np.zeros(len(columns), bool)
         for feature, ids in zip(self.features, columns.ids, strict=True):
             if not isinstance(ids, Bag):
-                assert feature.counts is not None
-                np.minimum(rarest, feature.counts[ids], out=rarest)
-                unseen |= ids == 0
+                counts = self.frequencies(feature, ids)
+                np.minimum(rarest, counts, out=rarest)
+                unseen |= (ids == 0) | (counts == 0)
         buckets = np.full(len(columns), UNSEEN, np.int8)
         _, group, sizes = np.unique(-rarest[~unseen], return_inverse=True, return_counts=True)
         middle = np.cumsum(sizes) - sizes / 2
         buckets[~unseen] = np.floor(3 * middle / max(sizes.sum(), 1)).astype(np.int8)[group]
         return buckets
+
+    def frequencies(self, feature: Feature, ids: np.ndarray) -> np.ndarray:
+        """How often ids ``[n]`` of a feature occur in training; where it is hashed, as its sketch estimates: never less
+        than that, and 0 is exact."""
+        if feature.hashed:
+            place = list(self.encoder.hashes).index(feature.vocab)
+            return FrequencySketch.load(self.path / sketch_file(place)).estimate(ids)
+        assert feature.counts is not None
+        return np.asarray(feature.counts[ids])
+
+    @property
+    def hashed(self) -> dict[str, dict[str, float]]:
+        """How much is known of the frequencies of each hashed vocabulary; see ``data/sketch.py``, ``described``."""
+        known: dict[str, dict[str, float]] = self.schema.get("hashed", {})
+        return known
 
     @property
     def inputs(self) -> dict[str, Any]:

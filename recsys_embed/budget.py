@@ -19,6 +19,7 @@ from recsys_embed.embeddings import CLASSES, Full, Strategy
 from recsys_embed.embeddings.base import common_stages
 from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.features import Feature
+from recsys_embed.hashed import check_hashed
 from recsys_embed.stages import Stage
 
 EXACT_SHARE = 10
@@ -26,6 +27,9 @@ EXACT_SHARE = 10
 
 COARSE = 0.98
 """A strategy whose sizes are too coarse to reach this share of the budget is marked ``coarse``."""
+
+NO_END = sys.maxsize
+"""Stands for the bytes of tables that have no size: of a row for each id, where nobody knows how many there are."""
 
 _UNITS = {"B": 1} | {
     prefix + unit: base**power
@@ -114,17 +118,23 @@ class Plan:
     budget: ByteBudget | None
     budget_bytes: int | None
     serve_bytes: int
-    full_bytes: int
+    full_bytes: int | None
+    """None where a feature is hashed: there are no full tables."""
 
     @property
     def coarse(self) -> bool:
         """Whether the sizes of the strategy left more than 2 % of the budget unused."""
-        return self.budget_bytes is not None and self.serve_bytes < COARSE * min(self.budget_bytes, self.full_bytes)
+        usable = [size for size in (self.budget_bytes, self.full_bytes) if size is not None]
+        return self.budget_bytes is not None and self.serve_bytes < COARSE * min(usable)
 
     @property
     def kept_fraction(self) -> float | None:
         """The kept fraction that was asked for, of the full tables."""
-        return None if self.budget_bytes is None else self.budget_bytes / self.full_bytes
+        return None if self.budget_bytes is None else self.share_of_full(self.budget_bytes)
+
+    def share_of_full(self, size: int) -> float | None:
+        """Bytes in units of the full tables'."""
+        return None if self.full_bytes is None else size / self.full_bytes
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -199,7 +209,9 @@ class _Group:
 
 
 def full_bytes(features: Sequence[Feature], dim: int) -> int:
-    """Bytes of the fp32 tables with a row per id."""
+    """Bytes of the fp32 tables with a row per id; :data:`NO_END` where a feature is hashed."""
+    if any(feature.hashed for feature in features):
+        return NO_END
     return sum(size for _, size in {(f.vocab, f.size) for f in features}) * dim * 4
 
 
@@ -279,11 +291,13 @@ def plan(
     exact is stored as fp32, and so is everything above the full size; a strategy in fewer bits cannot use all of a
     budget near the full size, and is then ``coarse``.
 
+    Where a feature is hashed there are no full tables. Budgets are then bytes, all of which are used.
+
     Raises:
         BudgetError: below the smallest feasible size, or ``full`` below its size; of the layer, or of a pattern with
             bytes of its own. Or these are together over the budget.
         ConfigError: patterns or names that do not fit the features; no budget where one is needed; strategies that
-            cannot be trained together.
+            cannot be trained together; a strategy or a budget that hashed features cannot have.
     """
     groups = _groups(features, dim, strategy, hash_seed)
     for name in exact or ():
@@ -291,6 +305,7 @@ def plan(
             raise ConfigError(f"exact names {name!r}, which is no feature", path="embedding.exact")
     whole = full_bytes(features, dim)
     wanted = None if budget is None else ByteBudget.parse(budget)
+    check_hashed({group.pattern: group.features for group in groups}, strategy, wanted, exact)
     limit = sys.maxsize if wanted is None else wanted.resolve(full_bytes=whole)
     own = [group for group in groups if group.config.settled or group.own_bytes is not None]
     scarce = [group for group in groups if group not in own]
@@ -318,14 +333,18 @@ def plan(
     if used > limit:
         least = min(used, whole)
         raise BudgetError(
-            f"{_names(strategy)} needs at least {least} bytes for these features, the budget is {limit} bytes "
-            f"(full: {whole} bytes); nearest feasible budget: {least} bytes",
+            f"{_names(strategy)} needs at least {least} bytes for these features, the budget is {limit} bytes"
+            f"{_told_full(whole)}; nearest feasible budget: {least} bytes",
             min_bytes=least,
             max_bytes=whole,
             nearest_bytes=least,
         )
     common_stages(built)
-    return Plan(built, wanted, None if wanted is None else limit, used, whole)
+    return Plan(built, wanted, None if wanted is None else limit, used, None if whole == NO_END else whole)
+
+
+def _told_full(size: int) -> str:
+    return "" if size == NO_END else f" (full: {size} bytes)"
 
 
 def _names(strategy: Mapping[str, StrategyNode]) -> str:
@@ -378,7 +397,7 @@ def _within_own_bytes(group: _Group, kept: Collection[str]) -> int:
     if used > limit:
         raise BudgetError(
             f"embedding.strategy.{group.pattern}.bytes: {group.config.name} needs at least {used} bytes for these "
-            f"features, and may have {limit} bytes (full: {group.full_bytes()} bytes); nearest feasible: {used} bytes",
+            f"features, and may have {limit} bytes{_told_full(group.full_bytes())}; nearest feasible: {used} bytes",
             min_bytes=used,
             max_bytes=group.full_bytes(),
             nearest_bytes=used,

@@ -413,11 +413,12 @@ class PlantedConfig(Node):
 
 
 class ColumnConfig(Node):
-    """What differs for one feature from ``data.min_count``, ``data.max_vocabulary`` and ``data.missing``."""
+    """What differs for one feature from what ``data`` says of all."""
 
     min_count: int | None = Field(default=None, ge=1)
     max_vocabulary: int | None = Field(default=None, ge=1)
     missing: Literal["pooled", "own"] | None = None
+    raw_hash: bool | None = None
 
 
 class DataConfig(Node):
@@ -439,6 +440,9 @@ class DataConfig(Node):
     written. Training takes the rows as they are; predictions are brought back to the rows there were, and logloss,
     normalised entropy and calibration are measured on those; see :class:`recsys_embed.recommender.Recommender`. Where
     ``weight`` undoes the sampling already, leave it at 1.
+
+    ``raw_hash``: no vocabulary; ids are 63-bit hashes of the values, with the seed ``hash_seed``, for strategies that
+    hash, and budgets are bytes. A missing cell is id 0, and no value is.
     """
 
     path: str | None = None
@@ -456,6 +460,8 @@ class DataConfig(Node):
     min_count: int = Field(default=1, ge=1)
     max_vocabulary: int | None = Field(default=None, ge=1)
     missing: Literal["pooled", "own"] = "pooled"
+    raw_hash: bool = False
+    hash_seed: int = 0
     columns: dict[str, ColumnConfig] = {}
     separator: str | None = None
     vocabulary: dict[str, str] = {}
@@ -492,6 +498,11 @@ class DataConfig(Node):
         """The label as a column with its positive and negative values."""
         return self.label if isinstance(self.label, LabelConfig) else LabelConfig(column=self.label)
 
+    @property
+    def feature_names(self) -> list[str]:
+        """Categorical columns, crosses, buckets, multi-valued columns: the order of a data set's features."""
+        return [*self.categorical, *self.crosses, *self.buckets, *self.multi_valued]
+
     def missing_of(self, feature: str) -> Literal["pooled", "own"]:
         """What a missing cell of a feature is."""
         return self.columns.get(feature, ColumnConfig()).missing or self.missing
@@ -502,6 +513,11 @@ class DataConfig(Node):
         return ColumnConfig(
             min_count=own.min_count or self.min_count, max_vocabulary=own.max_vocabulary or self.max_vocabulary
         )
+
+    def hashes(self, feature: str) -> bool:
+        """Whether a feature's ids are hashes of its values."""
+        own = self.columns.get(self.vocabulary.get(feature, feature), ColumnConfig()).raw_hash
+        return self.raw_hash if own is None else own
 
     @property
     def scalings(self) -> dict[str, str]:

@@ -21,6 +21,9 @@ from torch import Tensor
 
 from recsys_embed.errors import ConfigError
 
+HASHED_IDS = 2**63 - 1
+"""The ids of hashed features are below this, as the largest integer there is stands for no id."""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -29,6 +32,9 @@ class Feature:
     Features of the same ``vocabulary`` (by default the feature's own name) share rows. The cardinality may be left
     out where another feature of the layer is the one that the vocabulary is named after. ``counts [cardinality]``
     are training frequencies, for strategies that need them.
+
+    A ``hashed`` feature has no vocabulary and no cardinality: its ids are hashes of raw values, in ``[0, HASHED_IDS)``,
+    and nobody knows how many there are. So are all features of its ``vocabulary``.
     """
 
     name: str
@@ -37,12 +43,24 @@ class Feature:
     pooling: Literal["sum", "mean"] = "sum"
     vocabulary: str | None = None
     counts: np.ndarray | None = field(default=None, compare=False, repr=False)
+    hashed: bool = False
 
     @property
     def size(self) -> int:
-        """The cardinality, known once :func:`resolve` has run."""
+        """The cardinality, known once :func:`resolve` has run.
+
+        Raises:
+            ConfigError: the feature is hashed.
+        """
+        if self.hashed:
+            raise ConfigError(f"feature {self.name!r} is hashed: nobody knows how many ids it has")
         assert self.cardinality is not None
         return self.cardinality
+
+    @property
+    def limit(self) -> int:
+        """Its ids are below this."""
+        return HASHED_IDS if self.hashed else self.size
 
     @property
     def vocab(self) -> str:
@@ -62,12 +80,18 @@ def resolve(features: Sequence[Feature]) -> tuple[Feature, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"feature {name!r} is given twice")
+    hashed = {feature.vocab for feature in features if feature.hashed}
     sizes: dict[str, int] = {}
     for feature in features:
         if feature.pooling not in ("sum", "mean"):
             raise ConfigError(f"feature {feature.name!r}: pooling is 'sum' or 'mean', got {feature.pooling!r}")
         if feature.cardinality is None:
             continue
+        if feature.vocab in hashed:
+            raise ConfigError(
+                f"feature {feature.name!r} has cardinality {feature.cardinality}, but its vocabulary {feature.vocab!r} "
+                "is hashed, and has none"
+            )
         if feature.cardinality < 1:
             raise ConfigError(f"feature {feature.name!r}: cardinality must be at least 1, got {feature.cardinality}")
         if sizes.setdefault(feature.vocab, feature.cardinality) != feature.cardinality:
@@ -76,11 +100,13 @@ def resolve(features: Sequence[Feature]) -> tuple[Feature, ...]:
                 f"{feature.name!r}, {feature.cardinality}"
             )
     for feature in features:
-        if feature.vocab not in sizes:
+        if feature.vocab not in sizes and feature.vocab not in hashed:
             raise ConfigError(
                 f"feature {feature.name!r} has no cardinality, and no feature gives {feature.vocab!r} one"
             )
-    return tuple(replace(f, vocabulary=f.vocab, cardinality=sizes[f.vocab]) for f in features)
+    return tuple(
+        replace(f, vocabulary=f.vocab, cardinality=sizes.get(f.vocab), hashed=f.vocab in hashed) for f in features
+    )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.export import export
 from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
+from recsys_embed.hashed import names_of
 from recsys_embed.lanes import lay_out, specs_of
 from recsys_embed.ledger import ledger
 from recsys_embed.report.results import RESULTS
@@ -197,8 +198,8 @@ def fits(config: Config, features: Sequence[Feature]) -> list[dict[str, Any]]:
 
     Returns:
         A row per strategy and budget: its sizes, its ledger of serving bytes, the smallest size that it has
-        (``smallest_bytes``) and expected :func:`~recsys_embed.collisions.collisions`; where the budget is too small,
-        only the nearest and the smallest size.
+        (``smallest_bytes``) and expected :func:`~recsys_embed.collisions.collisions`, or where features are hashed
+        what is ``not_measured``; where the budget is too small, only the nearest and the smallest size.
     """
     rows: list[dict[str, Any]] = []
     for cell in expand(config.model_copy(update={"study": config.study.model_copy(update={"seeds": (0,)})})):
@@ -213,12 +214,15 @@ def fits(config: Config, features: Sequence[Feature]) -> list[dict[str, Any]]:
                 "status": "ok",
                 "budget_bytes": fitted.budget_bytes,
                 "serve_bytes": fitted.serve_bytes,
-                "kept_fraction": fitted.serve_bytes / fitted.full_bytes,
+                "kept_fraction": fitted.share_of_full(fitted.serve_bytes),
                 "coarse": fitted.coarse,
                 "settings": fitted.settings,
                 "ledger": lines[["part", "feature", "table", "rows", "width", "serve_bytes"]].to_dict("records"),
-                "collisions": asdict(collisions(fitted.strategies)),
             }
+            if hashed := names_of(features):
+                row["not_measured"] = f"kept fraction and collisions: {hashed} are hashed, their ids are not counted"
+            else:
+                row["collisions"] = asdict(collisions(fitted.strategies))
         rows.append(row | {"smallest_bytes": _smallest(cell.config, features)})
     return rows
 

@@ -117,7 +117,7 @@ class EmbeddingLayer(nn.Module):
         self.tables: Tables = ReferenceTables(specs, groups, seed, device="meta" if empty else None)
         if shipped:
             self.tables.hold_zeros()
-        sizes = torch.tensor([feature.size for feature in self.features])
+        sizes = torch.tensor([feature.limit for feature in self.features])
         self.register_buffer("_sizes", sizes, persistent=False)
         self._optimizer: list[TablesOptimizer] = []  # in a list: no part of the module tree
         self._penalties: list[Tensor] = []
@@ -229,7 +229,7 @@ class EmbeddingLayer(nn.Module):
         else:
             bag = int(torch.searchsorted(ids.offsets, ids.offsets.new_tensor(place), right=True)) - 1
             feature, sample = divmod(bag, ids.batch)
-        value, size = int(values.view(-1)[place]), self.features[feature].size
+        value, size = int(values.view(-1)[place]), self.features[feature].limit
         raise DataError(
             f"id is outside [0, {size}) in sample {sample} of the batch",
             column=self.features[feature].name,

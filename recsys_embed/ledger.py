@@ -75,6 +75,7 @@ def with_vocabularies(ledger: pd.DataFrame, features: Sequence[Feature], sizes: 
         ``rows``, and 0 in all other columns; the layer's have no ``host_bytes``.
     """
     lines: list[dict[str, object]] = []
+    ledger = ledger.assign(host_bytes=0)
     for name, size in sizes.items():
         readers = [feature for feature in features if feature.vocab == name]
         lines.append(
@@ -87,4 +88,4 @@ def with_vocabularies(ledger: pd.DataFrame, features: Sequence[Feature], sizes: 
                 "host_bytes": size,
             }
         )
-    return pd.concat([ledger.assign(host_bytes=0), pd.DataFrame(lines)], ignore_index=True)
+    return pd.concat([ledger, pd.DataFrame(lines)], ignore_index=True) if lines else ledger

@@ -34,7 +34,7 @@ class ServedModel(nn.Module):
         twin = copy.deepcopy(model).eval().requires_grad_(False)
         twin.embedding.freeze()
         self.embedding, self.interaction, self.shift = twin.embedding, twin.interaction, twin.shift
-        sizes = torch.tensor([[feature.size] for feature in twin.embedding.features])
+        sizes = torch.tensor([[feature.limit] for feature in twin.embedding.features])
         self.register_buffer("sizes", sizes, persistent=False)
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import xxhash
 TRAINING_CODE = (
     "budget.py",
     "features.py",
+    "hashed.py",
     "hashing.py",
     "ids.py",
     "lanes.py",

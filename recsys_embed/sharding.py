@@ -21,6 +21,7 @@ from recsys_embed.config import ShardingConfig
 from recsys_embed.embeddings.base import Strategy, TableSpec
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Ids
+from recsys_embed.hashed import names_of
 from recsys_embed.tables.base import Group, Tables, UpdateRule
 from recsys_embed.tables.placement import Kind, Placement, kinds_of, row_wise, splits_by_row, table_wise
 from recsys_embed.tables.reference import ReferenceTables
@@ -117,7 +118,8 @@ def _most_even(
 def row_loads(strategies: Sequence[nn.Module]) -> dict[str, NDArray[np.float64]]:
     """How often each row ``[n]`` of every table is read in a pass over the training data, by the ids' frequencies.
 
-    Features without counts are taken to be ranked by frequency, with that of Zipf's law (:data:`ZIPF`).
+    Features without counts are taken to be ranked by frequency, with that of Zipf's law (:data:`ZIPF`). NaN for tables
+    that a hashed feature reads: nobody has a list of its ids.
     """
     loads: dict[str, NDArray[np.float64]] = {}
     for strategy in strategies:
@@ -126,6 +128,11 @@ def row_loads(strategies: Sequence[nn.Module]) -> dict[str, NDArray[np.float64]]
             loads[spec.name] = np.zeros(spec.rows)
         homes, count = strategy.reads(), len(strategy.features)
         for place, feature in enumerate(strategy.features):
+            if feature.hashed:
+                for tables in homes.values():
+                    for table in tables[place]:
+                        loads[table][:] = np.nan
+                continue
             weights = _frequencies(feature.counts, feature.size)
             for start in range(0, feature.size, _BLOCK):
                 ids = torch.arange(start, min(start + _BLOCK, feature.size))
@@ -164,7 +171,7 @@ def work_of(
 
 
 def balance(work: NDArray[np.float64]) -> float:
-    """The busiest rank's work over the mean: 1 is even, R is all on one rank."""
+    """The busiest rank's work over the mean: 1 is even, R is all on one rank. NaN where work is unknown."""
     return float(work.max() / work.mean()) if work.sum() else 1.0
 
 
@@ -174,7 +181,8 @@ def balance(work: NDArray[np.float64]) -> float:
 @dataclass(frozen=True)
 class ShardingReport:
     """A plan to read. ``tables`` and ``ranks`` have a dict of plain values for each; ``trouble`` says what does not
-    fit, and is empty where all does."""
+    fit, and is empty where all does. Balances and shares are NaN where hashed features read a table: how often
+    is not known row by row, and ``not_measured`` names them."""
 
     world_size: int
     device_memory: int | None
@@ -183,18 +191,23 @@ class ShardingReport:
     contiguous_balance: float
     balance: float
     trouble: list[str]
+    not_measured: str = ""
 
     def document(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Everything, ready for JSON: what is unknown is None."""
+        tree: dict[str, Any] = _without_nan(dataclasses.asdict(self))
+        return tree
 
     def text(self) -> str:
         """Two tables and a line on the balance."""
         lines = [*_aligned(self.tables), "", *_aligned(self.ranks), ""]
-        lines.append(
-            f"busiest of {self.world_size} ranks, in units of the mean: {self.balance:.2f} "
-            f"(with contiguous blocks of rows: {self.contiguous_balance:.2f})"
-        )
+        if self.not_measured:
+            lines.append(f"not measured: {self.not_measured}")
+        else:
+            lines.append(
+                f"busiest of {self.world_size} ranks, in units of the mean: {self.balance:.2f} "
+                f"(with contiguous blocks of rows: {self.contiguous_balance:.2f})"
+            )
         return "\n".join(lines + self.trouble)
 
 
@@ -240,7 +253,21 @@ def describe(
         for rank in range(world_size)
     ]
     trouble = [] if device_memory is None else _trouble(placements, rule, world_size, device_memory)
-    return ShardingReport(world_size, device_memory, tables, by_rank, balance(before), balance(after), trouble)
+    hashed = names_of([feature for one in strategies if isinstance(one, Strategy) for feature in one.features])
+    unknown = (
+        f"work and its balance: {hashed} are hashed, their ids are not counted one by one"
+        if hashed and np.isnan(after).any()
+        else ""
+    )
+    return ShardingReport(world_size, device_memory, tables, by_rank, balance(before), balance(after), trouble, unknown)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _trouble(placements: Sequence[Placement], rule: UpdateRule, world_size: int, memory: int) -> list[str]:
@@ -265,7 +292,7 @@ def _aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
     def cell(value: Any) -> str:
         if isinstance(value, float):
-            return f"{value:.3f}"
+            return "–" if np.isnan(value) else f"{value:.3f}"
         return f"{value:,}" if isinstance(value, int) else str(value)
 
     names = list(rows[0])

@@ -272,6 +272,7 @@ def test_the_catalogue_names_every_strategy_and_model() -> None:
         *("magnitude", "pep"),
     ]
     assert [one["name"] for one in strategies if one["needs"] != "nothing"] == ["cafe"]
+    assert [one["name"] for one in strategies if one["raw_hash"]] == ["hash", "unified", "robe"]
     assert all(one["use"] and one["paper"] and one["smallest"] for one in strategies)
     models = json.loads(run("models", "--json").stdout)
     assert {one["name"]: one["paper"] for one in models} == {"dcn_v2": "2008.13535", "dlrm": "1906.00091"}

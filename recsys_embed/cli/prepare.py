@@ -29,7 +29,11 @@ def prepare(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encode raw rows into a data set. The same command goes on where it was interrupted."""
+    """Encode raw rows into a data set. The same command goes on where it was interrupted.
+
+    A column gets a vocabulary, or with data.raw_hash (or columns.NAME.raw_hash) none: its ids are hashes then, and its
+    cardinality is not known.
+    """
     from recsys_embed.data import prepare as encode
 
     with exit_codes(quiet=quiet):
@@ -40,12 +44,15 @@ def prepare(
             return
         dataset = encode(loaded.data, folder, workers=workers, progress=not quiet)
         rows = {split: dataset.rows(split) for split in ("train", "val", "test")}
-        features = [{"feature": one.name, "cardinality": one.cardinality} for one in dataset.features]
+        features = [
+            {"feature": one.name, "cardinality": one.cardinality, **({"hashed": True} if one.hashed else {})}
+            for one in dataset.features
+        ]
         if as_json:
             told = {"path": str(dataset.path), "fingerprint": dataset.fingerprint, "rows": rows, "features": features}
             print_json(told)
         else:
-            print_table(features)
+            print_table(features, list({key: None for one in features for key in one}))
             print(", ".join(f"{count:,} {split}" for split, count in rows.items()), "rows")
             print(dataset.path)
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 class Bag:
     """Ids of a multi-valued feature: row i holds ``values[offsets[i]:offsets[i + 1]]``.
 
-    ``values [N]`` int32, ``offsets [rows + 1]`` int64.
+    ``values [N]`` int32 or, of hashes, int64; ``offsets [rows + 1]`` int64.
     """
 
     values: np.ndarray

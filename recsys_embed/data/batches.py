@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Columns:
-    """Encoded rows by column: per feature ids ``[rows]`` int32 or a :class:`Bag`; dense columns, label and, where rows
-    are weighted, weight float32."""
+    """Encoded rows by column: per feature ids ``[rows]`` (int32; hashes int64) or a :class:`Bag`; dense columns, label
+    and, where rows are weighted, weight float32."""
 
     ids: tuple[np.ndarray | Bag, ...]
     dense: tuple[np.ndarray, ...]
@@ -107,12 +108,18 @@ def cut(columns: Columns, count: int) -> Iterator[Batch]:
 
 
 def _matrix(features: tuple[np.ndarray | Bag, ...], count: int, size: int) -> Iterator[Ids]:
-    values = np.empty((count, len(features), size), np.int32)  # [K, F, B]
+    values = np.empty((count, len(features), size), _id_type(features))  # [K, F, B]
     for f, column in enumerate(features):
         assert isinstance(column, np.ndarray)
         values[:, f] = column.reshape(count, size)
     for batch in torch.from_numpy(values).unbind():
         yield Ids(batch, len(features))
+
+
+def _id_type(features: tuple[np.ndarray | Bag, ...]) -> np.dtype[Any]:
+    """One for all ids of a batch."""
+    kinds = [ids.values.dtype if isinstance(ids, Bag) else ids.dtype for ids in features]
+    return np.result_type(np.int32, *kinds)
 
 
 def _jagged(features: tuple[np.ndarray | Bag, ...], count: int, size: int) -> Iterator[Ids]:
@@ -121,7 +128,7 @@ def _jagged(features: tuple[np.ndarray | Bag, ...], count: int, size: int) -> It
         if isinstance(column, Bag):
             lengths[:, f] = np.diff(column.offsets).reshape(count, size)
     begins = offsets_of(lengths.ravel())
-    values = np.empty(begins[-1], np.int32)
+    values = np.empty(begins[-1], _id_type(features))
     starts = begins[:-1].reshape(lengths.shape)
     for f, column in enumerate(features):
         to = starts[:, f].ravel()

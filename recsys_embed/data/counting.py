@@ -17,8 +17,9 @@ from recsys_embed.data.bags import split_cells
 from recsys_embed.data.blocks import BlockWriter
 from recsys_embed.data.numeric import Moments
 from recsys_embed.data.rows import Job
+from recsys_embed.data.sketch import FrequencySketch
 from recsys_embed.data.split import Cuts, cuts_of, uniform
-from recsys_embed.data.tally import Tally, merge
+from recsys_embed.data.tally import Tally, merge, open_runs
 from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.data.weights import Weighted
 from recsys_embed.files import atomic_write
@@ -202,6 +203,24 @@ def _digest(path: Path) -> str:
 
 def vocabulary(job: Job, name: str) -> Vocabulary:
     """The vocabulary that the counts of all parts give."""
+    runs, missing = _counted(job, name)
+    limits = job.config.limits_of(name)
+    return Vocabulary.of(merge(runs), missing, min_count=limits.min_count or 1, max_size=limits.max_vocabulary)
+
+
+def sketch(job: Job, name: str) -> FrequencySketch:
+    """The frequencies of hashed values that the counts of all parts give."""
+    runs, missing = _counted(job, name)
+    found, raw = FrequencySketch(), job.hashes[name]
+    found.add(np.zeros(1, np.int64), np.array([missing]))
+    for path, number in runs:
+        run = open_runs(path).get_batch(number)
+        found.add(raw.ids(run["value"]), run["count"].to_numpy())
+    return found
+
+
+def _counted(job: Job, name: str) -> tuple[list[tuple[Path, int]], int]:
+    """The runs of a vocabulary in all parts, and how many cells are missing."""
     features, counted = list(job.cells()), results(job, COUNTS)
     mine = [i for i, feature in enumerate(features) if job.vocabulary(feature) == name]
     runs = [
@@ -210,9 +229,7 @@ def vocabulary(job: Job, name: str) -> Vocabulary:
         for block in range(one["blocks"])
         for i in mine
     ]
-    missing = sum(one["missing"][features[i]] for one in counted for i in mine)
-    limits = job.config.limits_of(name)
-    return Vocabulary.of(merge(runs), missing, min_count=limits.min_count or 1, max_size=limits.max_vocabulary)
+    return runs, sum(one["missing"][features[i]] for one in counted for i in mine)
 
 
 def truth(job: Job, counted: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray] | None:

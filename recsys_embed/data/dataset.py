@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from recsys_embed.data.bags import Bag
 from recsys_embed.data.batches import Batch, Columns
 from recsys_embed.data.encoder import Encoder
 from recsys_embed.data.loader import batches
+from recsys_embed.data.sketch import FrequencySketch, sketch_file
 from recsys_embed.data.split import SPLITS
 from recsys_embed.data.stored import StoredRows
 from recsys_embed.errors import CheckpointError
@@ -49,7 +51,8 @@ class EncodedDataset:
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """Categorical, then multi-valued features, with cardinalities and training frequencies."""
+        """Categorical, then multi-valued features, with cardinalities and training frequencies where there is a
+        vocabulary."""
         return self.encoder.features
 
     @property
@@ -103,8 +106,9 @@ class EncodedDataset:
     def buckets(self, split: str) -> np.ndarray:
         """How well training knows each row, ``[rows]`` int8: 0 head, 1 torso, 2 tail, 3 unseen.
 
-        A row is unseen when any of its single-valued ids is 0. The others are cut in thirds by the training
-        frequency of their rarest single-valued id; rows of one frequency stay together, where the middle one falls.
+        A row is unseen when any of its single-valued ids is 0, or is a hash that never occurred in training. The
+        others are cut in thirds by the training frequency of their rarest single-valued id; rows of one frequency stay
+        together, where the middle one falls. Frequencies of hashes are estimates, see :meth:`frequencies`.
         """
         rows = self.rows_of(split)
         rarest = np.full(len(rows), np.iinfo(np.int64).max)
@@ -113,14 +117,33 @@ class EncodedDataset:
             part = slice(begin, min(begin + _ROWS, len(rows)))
             for feature, ids in zip(self.features, rows.read(part.start, part.stop).ids, strict=True):
                 if not isinstance(ids, Bag):
-                    assert feature.counts is not None
-                    np.minimum(rarest[part], feature.counts[ids], out=rarest[part])
-                    unseen[part] |= ids == 0
+                    counts = self.frequencies(feature, ids)
+                    np.minimum(rarest[part], counts, out=rarest[part])
+                    unseen[part] |= (ids == 0) | (counts == 0)
         buckets = np.full(len(rows), UNSEEN, np.int8)
         _, group, sizes = np.unique(-rarest[~unseen], return_inverse=True, return_counts=True)
         middle = np.cumsum(sizes) - sizes / 2
         buckets[~unseen] = np.floor(3 * middle / max(sizes.sum(), 1)).astype(np.int8)[group]
         return buckets
+
+    def frequencies(self, feature: Feature, ids: np.ndarray) -> np.ndarray:
+        """How often ids ``[n]`` of a feature occur in training; where it is hashed, as its sketch estimates: never less
+        than that, and 0 is exact."""
+        if feature.hashed:
+            return self._sketches[feature.vocab].estimate(ids)
+        assert feature.counts is not None
+        return np.asarray(feature.counts[ids])
+
+    @cached_property
+    def _sketches(self) -> dict[str, FrequencySketch]:
+        files = enumerate(self.encoder.hashes)
+        return {name: FrequencySketch.load(self.path / sketch_file(place)) for place, name in files}
+
+    @property
+    def hashed(self) -> dict[str, dict[str, float]]:
+        """How much is known of the frequencies of each hashed vocabulary; see ``data/sketch.py``, ``described``."""
+        known: dict[str, dict[str, float]] = self.schema.get("hashed", {})
+        return known
 
     @property
     def inputs(self) -> dict[str, Any]:

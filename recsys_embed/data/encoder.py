@@ -19,6 +19,7 @@ from recsys_embed.data.cells import Cells, cells_of, cells_tree
 from recsys_embed.data.chunks import Chunk, frame_chunks
 from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.numeric import Scaler
+from recsys_embed.data.raw_hash import RawHash
 from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.errors import CheckpointError
 from recsys_embed.features import Feature, resolve
@@ -29,7 +30,8 @@ FORMAT = 2
 @dataclass(frozen=True)
 class Encoder:
     """Vocabularies and scalers of the training split. ``cells`` says where each feature's values come from;
-    ``separators`` cut the cells of multi-valued features."""
+    ``separators`` cut the cells of multi-valued features. Hashed features have a hash instead of a vocabulary, under
+    the same name."""
 
     features: tuple[Feature, ...]
     separators: Mapping[str, str]
@@ -37,6 +39,7 @@ class Encoder:
     label: LabelRule
     vocabularies: Mapping[str, Vocabulary]
     cells: Mapping[str, Cells]
+    hashes: Mapping[str, RawHash]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -55,7 +58,7 @@ class Encoder:
         return {name: vocabulary_file(i) for i, name in enumerate(self.vocabularies)}
 
     def encode(self, frame: pd.DataFrame) -> Batch:
-        """Raw rows as one batch, in their order. Values not seen in training become id 0.
+        """Raw rows as one batch, in their order. Values not in the vocabulary become id 0.
 
         Columns may be in any order and more than needed. Labels are zeros where their column is absent, and NaN in
         rows whose value is neither positive nor negative.
@@ -80,8 +83,11 @@ class Encoder:
         """Encode rows that counting kept, but for their weights."""
         ids: list[np.ndarray | Bag] = []
         for feature, words, codes in zip(self.features, block.words, block.codes, strict=True):
-            known = self.vocabularies[feature.vocab].ids(words["value"], words["hash"].to_numpy())
-            table = np.append(known, np.int32(0))
+            if feature.hashed:
+                known = self.hashes[feature.vocab].ids(words["value"])
+            else:
+                known = self.vocabularies[feature.vocab].ids(words["value"], words["hash"].to_numpy())
+            table = np.append(known, known.dtype.type(0))
             ids.append(Bag(table[codes.values], codes.offsets) if isinstance(codes, Bag) else table[codes])
         return Columns(tuple(ids), self._scaled(block.numbers[: len(self.scalers)]), block.labels)
 
@@ -90,11 +96,12 @@ class Encoder:
         return (*(s.transform(x) for x, s in zip(numbers, self.scalers, strict=True)), *flags)
 
     def _ids(self, feature: Feature, chunk: Chunk) -> np.ndarray | Bag:
-        vocabulary, cells = self.vocabularies[feature.vocab], self.cells[feature.name].text(chunk, exact=False)
+        ids = self.hashes[feature.vocab] if feature.hashed else self.vocabularies[feature.vocab]
+        cells = self.cells[feature.name].text(chunk, exact=False)
         if not feature.multi_valued:
-            return vocabulary.encode(cells)
+            return ids.encode(cells)
         values, offsets = split_cells(cells, self.separators[feature.name])
-        return Bag(vocabulary.encode(values), offsets)
+        return Bag(ids.encode(values), offsets)
 
     def save(self, folder: Path) -> None:
         """Write ``encoder.json`` and a Parquet file per vocabulary into a folder, which is made if needed."""
@@ -112,6 +119,7 @@ class Encoder:
             "cells": {name: cells_tree(cells) for name, cells in self.cells.items()},
             "scalers": [asdict(scaler) for scaler in self.scalers],
             "vocabularies": self.files,
+            "hashes": {name: one.seed for name, one in self.hashes.items()},
         }
         (folder / "encoder.json").write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -135,6 +143,10 @@ class Encoder:
             separators = {one["name"]: one.pop("separator") for one in described}
             features = tuple(Feature(**one) for one in described)
             vocabularies = {name: Vocabulary.load(path.parent / Path(file).name) for name, file in files.items()}
+            hashes = {name: RawHash(int(seed)) for name, seed in tree.get("hashes", {}).items()}
+            unknown = [f.name for f in features if f.vocab not in (hashes if f.hashed else vocabularies)]
+            if unknown:
+                raise ValueError(f"feature {unknown[0]!r} has neither a vocabulary nor a hash")
             return cls(
                 with_counts(features, vocabularies),
                 {name: separator for name, separator in separators.items() if separator is not None},
@@ -142,6 +154,7 @@ class Encoder:
                 rule,
                 vocabularies,
                 {name: cells_of(one) for name, one in tree["cells"].items()},
+                hashes,
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
@@ -155,14 +168,17 @@ def vocabulary_file(place: int) -> str:
 def feature_tree(feature: Feature, separator: str | None) -> dict[str, Any]:
     """A feature as JSON: all but its counts, which are in the vocabulary's file."""
     tree = {key: getattr(feature, key) for key in ("name", "cardinality", "multi_valued", "pooling", "vocabulary")}
-    return {**tree, "separator": separator}
+    hashed = {"hashed": True} if feature.hashed else {}
+    return {**tree, "separator": separator, **hashed}
 
 
 def with_counts(features: tuple[Feature, ...], vocabularies: Mapping[str, Vocabulary]) -> tuple[Feature, ...]:
-    """Fill in cardinality and training frequencies."""
+    """Fill in cardinality and training frequencies, where there is a vocabulary."""
     return resolve(
         [
-            replace(f, cardinality=vocabularies[f.vocab].cardinality, counts=vocabularies[f.vocab].counts)
+            f
+            if f.hashed
+            else replace(f, cardinality=vocabularies[f.vocab].cardinality, counts=vocabularies[f.vocab].counts)
             for f in features
         ]
     )

@@ -54,6 +54,7 @@ class Layout:
                 rows[-1][s],
                 names,
                 [values[-1][s][i] if f.multi_valued else None for i, f in enumerate(encoder.features)],
+                [8 if f.hashed else 4 for f in encoder.features],
             )
             for s, split in enumerate(SPLITS)
         )

@@ -58,7 +58,7 @@ def estimate(config: DataConfig, out: str | Path, *, workers: int | None = None)
         counting.count(job, 0)
         between = sum(file.stat().st_size for file in Path(work).glob("*.arrow"))
         counted = counting.results(job, counting.COUNTS)
-        for index in range(len(job.vocabularies)):
+        for index in range(len(job.vocabularies) + len(job.hashes)):
             build_vocabulary(job, index)
         encoder = encoder_of(job, counted)
         encoder.describe(Path(work) / DATA / ENCODER)
@@ -66,7 +66,8 @@ def estimate(config: DataConfig, out: str | Path, *, workers: int | None = None)
         encode(job, 0)
         seconds = time.perf_counter() - start
         size = sum(file.stat().st_size for file in (Path(work) / DATA).glob("*.arrow"))
-        vocabularies = sum(file.stat().st_size for file in (Path(work) / DATA / ENCODER).iterdir())
+        beside = [*(Path(work) / DATA / ENCODER).iterdir(), *(Path(work) / DATA).glob("*.parquet")]
+        vocabularies = sum(file.stat().st_size for file in beside)
     sampled = max(head.read, 1)
     exact = all(part.rows is not None for part in parts) or head.ended
     rows = head.read if head.ended else _rows(source, parts)

@@ -33,6 +33,7 @@ from recsys_embed.data.numeric import Moments
 from recsys_embed.data.planted import LABEL, SEPARATOR, Planted, bayes
 from recsys_embed.data.progress import Progress, progress_bar
 from recsys_embed.data.rows import Job
+from recsys_embed.data.sketch import described, sketch_file
 from recsys_embed.data.sources import open_source
 from recsys_embed.data.split import SPLITS, Cuts, split_columns
 from recsys_embed.data.vocabulary import Vocabulary
@@ -182,7 +183,7 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
     if job.config.weight is not None:
         check_weighted(job.config, np.sum([one["weighted"] for one in counted], axis=0))
     if not (work / LAYOUT).is_file():
-        hands.run("vocabularies", build_vocabulary, job, bar, len(job.vocabularies))
+        hands.run("vocabularies", build_vocabulary, job, bar, len(job.vocabularies) + len(job.hashes))
         encoder = encoder_of(job, counted)
         encoder.describe(work / DATA / ENCODER)
         Layout.create(job, encoder, counted).save(work / LAYOUT)
@@ -196,19 +197,23 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
         "rows": dict(zip(SPLITS, rows, strict=True)),
         "positives": dict(zip(SPLITS, positives, strict=True)),
         "dropped": {"rows": dropped.total(), "values": dict(dropped.most_common(20))},
+        "hashed": described(work / DATA, encoder.hashes),
         "cuts": None if job.cuts is None else list(job.cuts),
         "bayes": None if truth is None else bayes(*truth),
     }
 
 
 def build_vocabulary(job: Job, index: int) -> int:
-    """Put together one of the vocabularies; returns its size."""
-    found = counting.vocabulary(job, job.vocabularies[index])
-    folder = Path(job.work) / DATA / ENCODER
+    """Put together one of the vocabularies or, after them, one of the sketches of hashed values; returns its size."""
+    folder, sketch = Path(job.work) / DATA / ENCODER, index - len(job.vocabularies)
     folder.mkdir(parents=True, exist_ok=True)
-    found.save(folder / vocabulary_file(index))
+    if sketch < 0:
+        found = counting.vocabulary(job, job.vocabularies[index])
+        found.save(folder / vocabulary_file(index))
+    else:
+        counting.sketch(job, list(job.hashes)[sketch]).save(Path(job.work) / DATA / sketch_file(sketch))
     counting.finish(job, "vocabularies", index, {})
-    return len(found.values)
+    return len(found.values) if sketch < 0 else 0
 
 
 def encoder_of(job: Job, counted: list[dict[str, Any]]) -> Encoder:
@@ -219,7 +224,13 @@ def encoder_of(job: Job, counted: list[dict[str, Any]]) -> Encoder:
         name: Vocabulary.load(folder / vocabulary_file(place)) for place, name in enumerate(job.vocabularies)
     }
     features = tuple(
-        Feature(name, multi_valued=name in config.multi_valued, pooling=config.pooling, vocabulary=job.vocabulary(name))
+        Feature(
+            name,
+            multi_valued=name in config.multi_valued,
+            pooling=config.pooling,
+            vocabulary=job.vocabulary(name),
+            hashed=config.hashes(name),
+        )
         for name in cells
     )
     scalers = []
@@ -228,8 +239,8 @@ def encoder_of(job: Job, counted: list[dict[str, Any]]) -> Encoder:
         for one in counted:
             moments.merge(one["moments"][place])
         scalers.append(moments.scaler())
-    separators = dict(config.multi_valued)
-    return Encoder(with_counts(features, vocabularies), separators, tuple(scalers), job.label, vocabularies, cells)
+    known, separators = with_counts(features, vocabularies), dict(config.multi_valued)
+    return Encoder(known, separators, tuple(scalers), job.label, vocabularies, cells, job.hashes)
 
 
 def _check(job: Job, rows: list[int], positives: list[int], count: int) -> None:
@@ -271,7 +282,7 @@ def complete(config: DataConfig) -> DataConfig:
             "label": LABEL if config.label == "label" else config.label,
         }
         config = config.model_copy(update=update)
-    features = [*config.categorical, *config.crosses, *config.buckets, *config.multi_valued]
+    features = config.feature_names
     if not features:
         raise ConfigError("name at least one categorical or multi-valued column", path="data.categorical")
     for key, names in (("categorical", features), ("numeric", list(config.scalings))):
@@ -302,11 +313,17 @@ def complete(config: DataConfig) -> DataConfig:
             raise ConfigError(f"{name!r} is not a feature; there are {features}", path=f"data.columns.{name}")
         if column.missing is not None and name not in config.categorical:
             raise ConfigError(f"{name!r} is not a categorical column", path=f"data.columns.{name}.missing")
-        if config.vocabulary.get(name, name) != name and (column.min_count or column.max_vocabulary):
+        limited = column.min_count or column.max_vocabulary
+        if config.vocabulary.get(name, name) != name and (limited or column.raw_hash is not None):
             raise ConfigError(
                 f"{name!r} has the vocabulary of {config.vocabulary[name]!r}: set this there",
                 path=f"data.columns.{name}",
             )
+        if limited and config.hashes(name):
+            raise ConfigError(f"{name!r} has no vocabulary to limit (raw_hash)", path=f"data.columns.{name}")
+    if all(map(config.hashes, features)) and (config.min_count > 1 or config.max_vocabulary is not None):
+        key = "min_count" if config.min_count > 1 else "max_vocabulary"
+        raise ConfigError("no feature has a vocabulary to limit (raw_hash)", path=f"data.{key}")
     if config.separator is not None and len(config.separator) != 1:
         raise ConfigError(f"a separator is one character, got {config.separator!r}", path="data.separator")
     return config

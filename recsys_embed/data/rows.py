@@ -13,6 +13,7 @@ from recsys_embed.data.cells import Buckets, Cells, Cross, Plain
 from recsys_embed.data.chunks import Chunk
 from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.parts import Part
+from recsys_embed.data.raw_hash import RawHash
 from recsys_embed.data.sources import Source
 from recsys_embed.data.split import Cuts, split_columns, split_of
 
@@ -54,8 +55,14 @@ class Job:
 
     @property
     def vocabularies(self) -> tuple[str, ...]:
-        """The names of all, in the order of the features."""
-        return tuple(dict.fromkeys(map(self.vocabulary, self.cells())))
+        """The names of all that are no hash, in the order of the features."""
+        return tuple(dict.fromkeys(self.vocabulary(name) for name in self.cells() if not self.config.hashes(name)))
+
+    @property
+    def hashes(self) -> dict[str, RawHash]:
+        """Those that are, by name, in the order of the features."""
+        names = dict.fromkeys(self.vocabulary(name) for name in self.cells() if self.config.hashes(name))
+        return {name: RawHash.of(name, self.config.hash_seed) for name in names}
 
     def rows(
         self, index: int, dropped: Counter[str] | None = None, columns: list[str] | None = None

@@ -28,11 +28,12 @@ _READ = 1 << 24  # bytes
 
 @dataclass(frozen=True)
 class SplitFile:
-    """Where the columns of a split stand in its file: ``ids`` at bytes ``[F]`` (int32; of a bag, its values), ``bags``
-    the bytes where its offsets begin (int64) or None, then ``numbers``, float32: dense columns, label and, where rows
-    are weighted, weight.
+    """Where the columns of a split stand in its file: ``ids`` at bytes ``[F]`` (of a bag, its values), ``bags`` the
+    bytes where its offsets begin (int64) or None, then ``numbers``, float32: dense columns, label and, where rows are
+    weighted, weight.
 
-    ``values`` holds, per feature, the number of values its bags have together, or None where it is single-valued.
+    ``values`` holds, per feature, the number of values its bags have together, or None where it is single-valued;
+    ``widths`` the bytes of an id: 4 (int32) or, of a hash, 8 (int64).
     """
 
     rows: int
@@ -40,18 +41,25 @@ class SplitFile:
     ids: tuple[int, ...]
     bags: tuple[int | None, ...]
     numbers: tuple[int, ...]
+    widths: tuple[int, ...]
     weighted: bool = False
 
     @classmethod
-    def create(cls, path: Path, rows: int, names: Sequence[str], values: Sequence[int | None]) -> SplitFile:
+    def create(
+        cls, path: Path, rows: int, names: Sequence[str], values: Sequence[int | None], widths: Sequence[int]
+    ) -> SplitFile:
         """Lay out a file for ``rows`` rows of columns ``names``, features first, and reserve its room on the disk.
 
         Raises:
             OSError: there is no room.
         """
         counts = [rows if total is None else total for total in values]
-        zeros = np.zeros(4 * max([rows, *counts]), np.uint8)  # untouched pages take no memory
-        arrays = [_column(pa.int32(), rows, zeros) if total is None else _list(rows, total, zeros) for total in values]
+        zeros = np.zeros(8 * max([rows, *counts]), np.uint8)  # untouched pages take no memory
+        kinds = [pa.int64() if width == 8 else pa.int32() for width in widths]
+        arrays = [
+            _column(kind, rows, zeros) if total is None else _list(kind, rows, total, zeros)
+            for kind, total in zip(kinds, values, strict=True)
+        ]
         arrays += [_column(pa.float32(), rows, zeros) for _ in names[len(values) :]]
         batch = pa.RecordBatch.from_arrays(arrays, names=list(names))
         with open(path, "wb") as file:
@@ -78,6 +86,7 @@ class SplitFile:
             tuple(one[-1] for one in places[:features]),
             tuple(one[0] if len(one) == 2 else None for one in places[:features]),
             tuple(one[0] for one in places[features:]),
+            tuple(_item(c.type).bit_width // 8 for c in batch.columns[:features]),
             batch.schema.names[-1].startswith(WEIGHT),
         )
 
@@ -85,18 +94,21 @@ class SplitFile:
     def nbytes(self) -> int:
         """Of all columns."""
         counts = [self.rows if total is None else total for total in self.values] + [self.rows] * len(self.numbers)
-        return 4 * sum(counts) + 8 * (self.rows + 1) * sum(bag is not None for bag in self.bags)
+        widths = [*self.widths, *[4] * len(self.numbers)]
+        offsets = 8 * (self.rows + 1) * sum(bag is not None for bag in self.bags)
+        return offsets + sum(count * width for count, width in zip(counts, widths, strict=True))
 
     def write(self, path: Path, first: int, begins: Sequence[int], part: Columns) -> None:
         """Write rows ``first``, ``first + 1``, …; ``begins [F]`` is where bags' values go, among those of all rows."""
         with open(path, "r+b") as file:
-            for ids, at, bag, begin in zip(part.ids, self.ids, self.bags, begins, strict=True):
+            columns = zip(part.ids, self.ids, self.bags, begins, self.widths, strict=True)
+            for ids, at, bag, begin, width in columns:
                 if isinstance(ids, Bag):
                     assert bag is not None
                     _put(file, bag + 8 * (first + 1), ids.offsets[1:] + begin)
-                    _put(file, at + 4 * begin, ids.values)
+                    _put(file, at + width * begin, ids.values)
                 else:
-                    _put(file, at + 4 * first, ids)
+                    _put(file, at + width * first, ids)
             for numbers, at in zip(part.numbers, self.numbers, strict=True):
                 _put(file, at + 4 * first, numbers)
 
@@ -110,12 +122,13 @@ class SplitFile:
         try:
             with open(path, "rb", buffering=0) as file:
                 ids: list[np.ndarray | Bag] = []
-                for at, bag in zip(self.ids, self.bags, strict=True):
+                for at, bag, width in zip(self.ids, self.bags, self.widths, strict=True):
+                    kind = np.int64 if width == 8 else np.int32
                     if bag is None:
-                        ids.append(_get(file, at + 4 * first, count, np.int32))
+                        ids.append(_get(file, at + width * first, count, kind))
                     else:
                         offsets = _get(file, bag + 8 * first, count + 1, np.int64)
-                        values = _get(file, at + 4 * int(offsets[0]), int(offsets[-1] - offsets[0]), np.int32)
+                        values = _get(file, at + width * int(offsets[0]), int(offsets[-1] - offsets[0]), kind)
                         ids.append(Bag(values, offsets - offsets[0]))
                 numbers = [_get(file, at + 4 * first, count, np.float32) for at in self.numbers]
         except OSError as error:
@@ -125,10 +138,10 @@ class SplitFile:
     def blocks(self, path: Path) -> Iterator[bytes]:
         """The columns' bytes, in their order, in blocks: padding and the file's own words are not among them."""
         with open(path, "rb") as file:
-            for at, bag, total in zip(self.ids, self.bags, self.values, strict=True):
+            for at, bag, total, width in zip(self.ids, self.bags, self.values, self.widths, strict=True):
                 if bag is not None:
                     yield from _read(file, bag, 8 * (self.rows + 1))
-                yield from _read(file, at, 4 * (self.rows if total is None else total))
+                yield from _read(file, at, width * (self.rows if total is None else total))
             for at in self.numbers:
                 yield from _read(file, at, 4 * self.rows)
 
@@ -141,6 +154,10 @@ class SplitFile:
         """What :meth:`tree` gave."""
         values: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in tree.items()}
         return cls(**values)
+
+
+def _item(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_large_list(kind) else kind
 
 
 def open_split(path: Path, features: int) -> Columns:
@@ -186,15 +203,14 @@ class _Skipping:
 
 
 def _column(kind: pa.DataType, rows: int, zeros: np.ndarray) -> pa.Array:
-    return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(zeros[: 4 * rows])])
+    return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(zeros[: kind.bit_width // 8 * rows])])
 
 
-def _list(rows: int, total: int, zeros: np.ndarray) -> pa.Array:
+def _list(kind: pa.DataType, rows: int, total: int, zeros: np.ndarray) -> pa.Array:
     offsets = np.zeros(rows + 1, np.int64)
     offsets[-1] = total  # all that Arrow looks at
-    kind = pa.large_list(pa.int32())
     return pa.Array.from_buffers(
-        kind, rows, [None, pa.py_buffer(offsets)], children=[_column(pa.int32(), total, zeros)]
+        pa.large_list(kind), rows, [None, pa.py_buffer(offsets)], children=[_column(kind, total, zeros)]
     )
 
 

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from recsys_embed.embeddings.index_maps import IndexMap
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature, Ids
+from recsys_embed.hashing import MAX_ROWS
 from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage, agreed, check_names
 from recsys_embed.storage import FP32, Storage
 
@@ -124,6 +125,9 @@ class Strategy(nn.Module, ABC):
 
     linear: bool = True
     """Whether ``combine`` commutes with pooling; if so, the bags of a multi-valued feature are pooled in the read."""
+
+    takes_hashed: ClassVar[bool] = False
+    """Whether it takes hashed features, of which nobody knows the number of ids."""
 
     paper: ClassVar[str]
     """The arXiv number of the paper, for the catalogue."""
@@ -311,6 +315,11 @@ def vocabularies(features: Sequence[Feature]) -> dict[str, int]:
     return dict(sorted({feature.vocab: feature.size for feature in features}.items()))
 
 
+def rows_of_use(features: Sequence[Feature]) -> dict[str, int]:
+    """For each vocabulary, in name order, as many rows as ids; where it is hashed, as many as a table can have."""
+    return dict(sorted({f.vocab: MAX_ROWS if f.hashed else f.size for f in features}.items()))
+
+
 def starts_of(sizes: Mapping[str, int]) -> dict[str, int]:
     """Where each begins when all lie one after another, in their order."""
     starts, total = {}, 0
@@ -318,6 +327,18 @@ def starts_of(sizes: Mapping[str, int]) -> dict[str, int]:
         starts[name] = total
         total += size
     return starts
+
+
+def evenly(total: int, most: Mapping[str, int]) -> dict[str, int]:
+    """Split ``total`` rows over vocabularies in equal parts, but for those with less use for rows.
+
+    >>> evenly(1000, {"city": 60, "item": 10**6, "user": 10**6})
+    {'city': 60, 'item': 470, 'user': 470}
+    """
+    parts: dict[str, int] = {}
+    for place, name in enumerate(sorted(most, key=lambda name: (most[name], name))):
+        parts[name] = min(most[name], (total - sum(parts.values())) // (len(most) - place))
+    return parts
 
 
 def apportion(total: int, weights: Mapping[str, int], lowest: Mapping[str, int]) -> dict[str, int]:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from recsys_embed.config import RobeConfig
-from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec, vocabularies
+from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec, rows_of_use
 from recsys_embed.embeddings.index_maps import Blocks
 from recsys_embed.features import Feature, Ids
 from recsys_embed.hashing import MAX_ROWS, SIGNS, hash_signs, seed_of
@@ -43,6 +43,7 @@ class Robe(Strategy):
 
     paper: ClassVar[str] = "2108.02191"
     use: ClassVar[str] = "a budget to be met to the float; every coordinate is a read of its own, so steps are slower"
+    takes_hashed: ClassVar[bool] = True
 
     _sign_seeds: Tensor
 
@@ -74,7 +75,7 @@ class Robe(Strategy):
     @staticmethod
     def most(config: RobeConfig, features: Sequence[Feature], dim: int) -> int:
         """As many weights as the full tables, and no more than can be addressed."""
-        return min(MAX_ROWS, dim * sum(vocabularies(features).values()))
+        return min(MAX_ROWS, dim * sum(rows_of_use(features).values()))
 
     @classmethod
     def sized(cls, config: RobeConfig, features: Sequence[Feature], dim: int, rows: int, label: str, seed: int) -> Robe:

@@ -16,11 +16,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from recsys_embed.config import UnifiedConfig
-from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec, vocabularies
+from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec, rows_of_use
 from recsys_embed.embeddings.index_maps import Hash as HashMap
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature
-from recsys_embed.hashing import seed_of
+from recsys_embed.hashing import MAX_ROWS, seed_of
 
 
 class Unified(Strategy):
@@ -31,6 +31,7 @@ class Unified(Strategy):
 
     paper: ClassVar[str] = "2305.12102"
     use: ClassVar[str] = "the strongest simple choice under a tight budget; nothing to tune but the number of chunks"
+    takes_hashed: ClassVar[bool] = True
 
     def __init__(
         self, features: Sequence[Feature], dim: int, *, rows: Sequence[int], chunks: int, label: str, seed: int = 0
@@ -54,8 +55,9 @@ class Unified(Strategy):
 
     @staticmethod
     def most(config: UnifiedConfig, features: Sequence[Feature], dim: int) -> int:
-        """As many weights as the full tables, and a row per table."""
-        return max(config.tables, config.chunks * sum(vocabularies(features).values()))
+        """As many weights as the full tables, and a row per table; as many rows as can be addressed at most."""
+        rows = max(config.tables, config.chunks * sum(rows_of_use(features).values()))
+        return min(config.tables * MAX_ROWS, rows)
 
     @classmethod
     def sized(

@@ -60,11 +60,11 @@ def _save(predictor: Predictor, model_dir: Path, out: Path) -> Path:
 
 
 def input_example(predictor: Predictor) -> pd.DataFrame:
-    """One raw row: the most frequent value of each feature, and 1 for each number."""
+    """One raw row: the most frequent value of each feature, none where its values are hashed, and 1 for each number."""
     encoder = predictor.encoder
     row: dict[str, object] = {}
     for feature in encoder.features:
-        values = encoder.vocabularies[feature.vocab].values
-        row[feature.name] = values[0].as_py() if len(values) else ""
+        values = [] if feature.hashed else encoder.vocabularies[feature.vocab].values[:1].to_pylist()
+        row[feature.name] = values[0] if values else ""
     row |= {scaler.column: 1.0 for scaler in encoder.scalers}
     return pd.DataFrame([row], columns=list(encoder.columns))

@@ -217,6 +217,8 @@ def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
         protocol["weight"] = config.data.weight
     if config.data.negative_rate < 1:
         protocol["negative_rate"] = config.data.negative_rate
+    if dataset.hashed:
+        protocol["hashed"] = dataset.hashed
     if cell.tuning is not None:
         _leave_out(protocol, cell.tuning["space"])
     known = {

@@ -29,6 +29,7 @@ from recsys_embed.data.prepare import complete
 from recsys_embed.errors import BudgetError, ConfigError, RecsysEmbedError
 from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
+from recsys_embed.hashed import check_hashed
 from recsys_embed.report.judge import JUDGED, judge_cell, judge_cell_by_path, judged
 from recsys_embed.report.results import RESULTS, write_results
 from recsys_embed.report.run import (
@@ -261,23 +262,32 @@ def _judgement(row: dict[str, Any]) -> str:
 # --- what can be refused before training ---------------------------------------------------------------------
 
 
-def check_names(config: Config, strategies: Sequence[Mapping[str, StrategyNode]]) -> None:
+def check_names(
+    config: Config,
+    strategies: Sequence[Mapping[str, StrategyNode]],
+    budgets: Sequence[int | float | str | None] | None = None,
+) -> None:
     """Check budgets, name patterns and exact features against the declared columns, before any data is read.
 
+    Args:
+        config: the whole run or study.
+        strategies: that will be trained, each a strategy for every pattern.
+        budgets: that each of them will have; by default the embedding's.
+
     Raises:
-        ConfigError: the columns do not fit together, a budget is none, a pattern or a name fits no column, or the
-            device is not there.
+        ConfigError: the columns do not fit together, a budget is none, a pattern or a name fits no column, strategy or
+            budget cannot be had of hashed features, or the device is not there.
     """
     device_of(config.training.device)
-    for budget in config.study.budgets:
-        ByteBudget.parse(budget)
-    if config.embedding.budget is not None:
-        ByteBudget.parse(config.embedding.budget)
+    for budget in (*config.study.budgets, config.embedding.budget):
+        _parsed(budget)
     data = complete(config.data)
-    names = [*data.categorical, *data.multi_valued]
-    features = [Feature(name, vocabulary=data.vocabulary.get(name)) for name in names]
+    names = data.feature_names
+    features = [Feature(name, vocabulary=data.vocabulary.get(name), hashed=data.hashes(name)) for name in names]
     for patterns in strategies:
-        assign(features, patterns)
+        assigned = assign(features, patterns)
+        for budget in [config.embedding.budget] if budgets is None else budgets:
+            check_hashed(assigned, patterns, _parsed(budget), config.embedding.exact)
     for name in config.embedding.exact or ():
         if name not in names:
             raise ConfigError(f"embedding.exact names {name!r}, which is no categorical column", path="embedding.exact")
@@ -286,6 +296,15 @@ def check_names(config: Config, strategies: Sequence[Mapping[str, StrategyNode]]
             raise ConfigError(
                 f"embedding.initial names {name!r}, which is no categorical column", path=f"embedding.initial.{name}"
             )
+        if data.hashes(name):
+            raise ConfigError(
+                f"embedding.initial names {name!r}, which is hashed: no row is one id's alone",
+                path=f"embedding.initial.{name}",
+            )
+
+
+def _parsed(budget: int | float | str | None) -> ByteBudget | None:
+    return None if budget is None else ByteBudget.parse(budget)
 
 
 def check_study(config: Config) -> None:
@@ -294,7 +313,7 @@ def check_study(config: Config) -> None:
     Raises:
         ConfigError: see there; or what tuning needs is not installed.
     """
-    check_names(config, config.study.strategies)
+    check_names(config, config.study.strategies, config.study.budgets)
     if config.study.tuning is not None:
         proposals(config)
 

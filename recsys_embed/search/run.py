@@ -21,6 +21,7 @@ import pandas as pd
 from recsys_embed import ranks
 from recsys_embed.config import Config, SearchConfig
 from recsys_embed.data import EncodedDataset
+from recsys_embed.data.prepare import complete
 from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.files import try_lock, typed_errors
 from recsys_embed.report.judge import JUDGED, judge_cell
@@ -67,6 +68,13 @@ def check_search(config: Config) -> None:
             see :func:`~recsys_embed.report.study.check_names`.
         StackError: Optuna is needed, and missing.
     """
+    data = complete(config.data)
+    if hashed := [name for name in data.feature_names if data.hashes(name)]:
+        raise ConfigError(
+            f"a search divides the budget by how many ids there are and how frequent they are, and {', '.join(hashed)} "
+            "have no vocabulary to say so",
+            path="data.raw_hash",
+        )
     if config.embedding.budget is None:
         raise ConfigError("a search needs a budget: set embedding.budget", path="embedding.budget")
     if config.embedding.initial:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys_embed.budget import Plan, plan
 from recsys_embed.config import StrategyNode
 from recsys_embed.embeddings.base import Strategy, vocabularies
 from recsys_embed.embeddings.blocks import bounds_of
@@ -30,6 +31,7 @@ from recsys_embed.tables.optimizer import TablesOptimizer
 from recsys_embed.tables.rounding import quantum
 
 FEATURES = (Feature("user", 4000), Feature("item", 700), Feature("city", 60))
+SHARING = (Feature("user", 4000), Feature("seen", vocabulary="item"), Feature("item", 700))
 BAGS = (Feature("user", 4000), Feature("tags", 700, multi_valued=True, pooling="mean"), Feature("city", 60))
 
 
@@ -37,7 +39,7 @@ def draw_ids(features: Sequence[Feature], batch: int, seed: int = 0) -> Ids:
     """Random ids; bags of multi-valued features hold 0 to 4 ids, with repeats."""
     rng, features = np.random.default_rng(seed), resolve(features)
     lengths = np.stack([rng.integers(0, 5, batch) if f.multi_valued else np.ones(batch, int) for f in features])
-    values = [rng.integers(0, f.size, n) for f, n in zip(features, lengths.sum(1), strict=True)]
+    values = [rng.integers(0, f.limit, n) for f, n in zip(features, lengths.sum(1), strict=True)]
     if not any(feature.multi_valued for feature in features):
         return Ids(torch.tensor(np.stack(values)), len(features))
     offsets = np.concatenate([[0], lengths.reshape(-1).cumsum()])
@@ -106,9 +108,13 @@ class StrategyContract:
     config: ClassVar[StrategyNode]
     dim: ClassVar[int] = 12
     budget: ClassVar[Any] = 0.2
+    features: ClassVar[tuple[Feature, ...]] = FEATURES
+    bags: ClassVar[tuple[Feature, ...]] = BAGS
+    sharing: ClassVar[tuple[Feature, ...]] = SHARING
 
-    def layer(self, features: Sequence[Feature] = FEATURES, **options: Any) -> EmbeddingLayer:
+    def layer(self, features: Sequence[Feature] | None = None, **options: Any) -> EmbeddingLayer:
         """A layer of this strategy alone."""
+        features = self.features if features is None else features
         given = {"strategy": self.config, "budget": self.budget, "exact": (), **options}
         layer = EmbeddingLayer(features, self.dim, **given)
         layer.begin_stage(layer.stages[0].name)
@@ -131,11 +137,11 @@ class StrategyContract:
 
     def test_vectors_equal_a_slow_loop(self) -> None:
         """Single-valued features, before and after training."""
-        self._compare_with_a_slow_loop(FEATURES)
+        self._compare_with_a_slow_loop(self.features)
 
     def test_bags_equal_a_slow_loop(self) -> None:
         """A multi-valued feature beside single-valued ones, empty bags and repeats included; before and after."""
-        self._compare_with_a_slow_loop(BAGS)
+        self._compare_with_a_slow_loop(self.bags)
 
     def _compare_with_a_slow_loop(self, features: Sequence[Feature]) -> None:
         layer, ids = self.layer(features), draw_ids(features, 9)
@@ -145,7 +151,7 @@ class StrategyContract:
 
     def test_a_penalty_reads_bags_id_by_id(self) -> None:
         """The path where bags are not pooled in the read gives the same vectors and the mean squared rows."""
-        layer, ids = self.layer(BAGS, decay=0.5), draw_ids(BAGS, 9)
+        layer, ids = self.layer(self.bags, decay=0.5), draw_ids(self.bags, 9)
         np.testing.assert_allclose(layer(ids).detach().numpy(), slow_vectors(layer, ids), rtol=0, atol=1e-6)
         assert layer.penalty().item() > 0
         assert layer.penalty().item() == 0
@@ -156,7 +162,7 @@ class StrategyContract:
             assert isinstance(strategy, Strategy)
             sizes = {spec.name: spec.rows for spec in strategy.tables()}
             count = len(strategy.features)
-            edges = [[0, 1, feature.size // 2, feature.size - 2, feature.size - 1] for feature in strategy.features]
+            edges = [[0, 1, feature.limit // 2, feature.limit - 2, feature.limit - 1] for feature in strategy.features]
             lookup = strategy.address(Ids(torch.tensor(edges), count))
             for name, homes in strategy.reads().items():
                 limit = torch.tensor([[sizes[home] for home in row] for row in homes]).unsqueeze(2)
@@ -181,7 +187,7 @@ class StrategyContract:
 
     def test_what_is_shipped_gives_the_same_vectors(self) -> None:
         """Where a strategy ships a form of its own, after its stages; before them it says so."""
-        for features in (FEATURES, BAGS):
+        for features in (self.features, self.bags):
             layer, ids = self.layer(features), draw_ids(features, 9)
             strategy = layer.strategies[0]
             assert isinstance(strategy, Strategy)
@@ -210,10 +216,10 @@ class StrategyContract:
 
     def test_a_loop_of_ones_own_is_told_of_stages(self) -> None:
         """A layer that trains in stages refuses a forward pass for training until one has begun."""
-        layer = EmbeddingLayer(FEATURES, self.dim, strategy=self.config, budget=self.budget, exact=())
+        layer = EmbeddingLayer(self.features, self.dim, strategy=self.config, budget=self.budget, exact=())
         told = False
         try:
-            layer(draw_ids(FEATURES, 3))
+            layer(draw_ids(self.features, 3))
         except ConfigError as error:
             told = "begin_stage" in str(error)
         assert told == (layer.stages != ONE_STAGE)
@@ -221,6 +227,7 @@ class StrategyContract:
     def test_a_budget_is_met_or_refused(self) -> None:
         """In [0.98 b, b] or coarse; below the smallest size the nearest feasible budget is accepted."""
         full = self.layer(budget=1.0).plan.full_bytes
+        assert full is not None
         for kept in (0.003, 0.02, 0.1, 0.33, 0.5, 0.9, 0.999, 1.0):
             budget = max(2, int(kept * full))
             try:
@@ -236,15 +243,15 @@ class StrategyContract:
 
     def test_order_of_features_changes_nothing(self) -> None:
         """The same rows and weights for a feature wherever it stands."""
-        layer, turned = self.layer(), self.layer(FEATURES[::-1])
-        ids = draw_ids(FEATURES, 50)
+        layer, turned = self.layer(), self.layer(self.features[::-1])
+        ids = draw_ids(self.features, 50)
         back = turned(Ids(ids.values.flip(0), ids.features)).flip(1)
         assert torch.equal(layer(ids), back)
 
     def test_update_equals_a_slow_loop(self) -> None:
         """One SGD step of the tables optimizer, repeats included, against float64 and autograd: up to a quantum."""
-        layer, ids = self.layer(BAGS, backend="reference"), draw_ids(BAGS, 40)
-        target = torch.randn(40, len(BAGS), self.dim, generator=torch.Generator().manual_seed(3))
+        layer, ids = self.layer(self.bags, backend="reference"), draw_ids(self.bags, 40)
+        target = torch.randn(40, len(self.bags), self.dim, generator=torch.Generator().manual_seed(3))
         optimizer = layer.optimizer("sgd", lr=0.7)
         before = {name: layer.tables.get(name).clone() for name in layer.tables.specs}
         expected = {name: weights.double().requires_grad_() for name, weights in before.items()}
@@ -261,9 +268,9 @@ class StrategyContract:
 
     def test_update_equals_that_of_torch(self) -> None:
         """One SGD step of the tables optimizer against one of torch over plain parameters, where torch may train."""
-        ids = draw_ids(BAGS, 40)
-        target = torch.randn(40, len(BAGS), self.dim, generator=torch.Generator().manual_seed(3))
-        plain, tabled = self.layer(BAGS), self.layer(BAGS, backend="reference")
+        ids = draw_ids(self.bags, 40)
+        target = torch.randn(40, len(self.bags), self.dim, generator=torch.Generator().manual_seed(3))
+        plain, tabled = self.layer(self.bags), self.layer(self.bags, backend="reference")
         by_torch = torch.optim.SGD(plain.parameters(), lr=0.7)
         loss = torch.nn.functional.mse_loss(plain(ids), target, reduction="sum")
         if any(spec.storage != FP32 for spec in plain.tables.specs.values()):
@@ -281,11 +288,11 @@ class StrategyContract:
         torch.nn.functional.mse_loss(tabled(ids), target, reduction="sum").backward()
         by_tables.step()
         _assert_same_tables(plain, tabled, 1e-6)
-        assert not torch.equal(plain(ids), self.layer(BAGS)(ids))
+        assert not torch.equal(plain(ids), self.layer(self.bags)(ids))
 
     def test_what_is_stored_is_what_is_read(self) -> None:
         """Frozen tables, single-valued and in bags: within half a quantum of before, and the vectors of a slow loop."""
-        for features in (FEATURES, BAGS):
+        for features in (self.features, self.bags):
             before, layer, ids = self.layer(features), self.layer(features).freeze(), draw_ids(features, 9)
             assert not list(layer.tables.parameters())
             np.testing.assert_allclose(layer(ids).detach().numpy(), slow_vectors(layer, ids), rtol=0, atol=1e-6)
@@ -296,7 +303,7 @@ class StrategyContract:
 
     def test_state_moves_between_layers(self) -> None:
         """A state dict of the layer with a tables optimizer loads into one without, and into a frozen one."""
-        trained, ids = self.layer(), draw_ids(FEATURES, 30)
+        trained, ids = self.layer(), draw_ids(self.features, 30)
         self.trained(trained)
         for fresh in (self.layer(seed=5), self.layer(seed=5).freeze()):
             assert not torch.equal(fresh(ids), trained(ids))
@@ -308,10 +315,10 @@ class StrategyContract:
 
         On the reference back end: the fused one converts the state of padded rows, which may cost the last bit.
         """
-        straight = self.layer(BAGS, backend="reference")
+        straight = self.layer(self.bags, backend="reference")
         expected = self.trained(straight, steps=12)
         for stop in (3, 6, 7):
-            begun, resumed = (self.layer(BAGS, backend="reference") for _ in range(2))
+            begun, resumed = (self.layer(self.bags, backend="reference") for _ in range(2))
             saved = self.trained(begun, steps=stop).state_dict()
             optimizer = resumed.optimizer("rowwise_adagrad", lr=0.1)
             assert isinstance(optimizer, TablesOptimizer)
@@ -328,11 +335,74 @@ class StrategyContract:
 
     def test_shared_vocabulary_shares_vectors(self) -> None:
         """Two features of one vocabulary give an id one vector."""
-        features = (Feature("user", 4000), Feature("seen", vocabulary="item"), Feature("item", 700))
-        layer = self.layer(features)
+        layer = self.layer(self.sharing)
         ids = torch.tensor([[1, 2], [13, 600], [13, 600]])
         vectors = layer(ids)
         assert torch.equal(vectors[:, 1], vectors[:, 2])
+
+
+class HashedContract(StrategyContract):
+    """What holds for a strategy that takes hashed features: the same of them, and of what they cannot have, a refusal.
+
+    class TestHashOfHashes(HashedContract):
+        config = HashConfig()
+    """
+
+    budget: ClassVar[Any] = 50_000
+    features: ClassVar[tuple[Feature, ...]] = (
+        Feature("user", hashed=True),
+        Feature("item", hashed=True),
+        Feature("city", 60),
+    )
+    bags: ClassVar[tuple[Feature, ...]] = (
+        Feature("user", hashed=True),
+        Feature("tags", hashed=True, multi_valued=True, pooling="mean"),
+        Feature("city", 60),
+    )
+    sharing: ClassVar[tuple[Feature, ...]] = (
+        Feature("user", hashed=True),
+        Feature("seen", vocabulary="item"),
+        Feature("item", hashed=True),
+    )
+
+    def test_a_budget_is_met_or_refused(self) -> None:
+        """Any number of bytes is used up, below the smallest size the nearest is named, and a share is refused."""
+        for budget in (5_000, 20_000, 10**6, 10**9):
+            one = self._plan(budget)
+            assert 0.98 * budget <= one.serve_bytes <= budget
+            assert (one.full_bytes, one.kept_fraction, one.coarse) == (None, None, False)
+        try:
+            self._plan(3)
+        except BudgetError as error:
+            nearest = error.nearest_bytes
+        else:
+            raise AssertionError("three bytes were enough")
+        assert self._plan(nearest).serve_bytes == nearest
+        for share in (0.2, "10x", None):
+            assert self._refusal(share) == "embedding.budget"
+        assert self._refusal(50_000, exact=("user",)) == "embedding.exact"
+
+    def _plan(self, budget: Any, exact: Sequence[str] = ()) -> Plan:
+        return plan(resolve(self.features), self.dim, {"*": self.config}, budget, exact=exact)
+
+    def _refusal(self, budget: Any, exact: Sequence[str] = ()) -> str | None:
+        """The path of the error, if it names the feature."""
+        try:
+            self._plan(budget, exact)
+        except ConfigError as error:
+            return error.path if "user" in str(error) else None
+        raise AssertionError(f"{budget} was accepted")
+
+    def test_weights_per_id_are_those_of_the_tables(self) -> None:
+        """Nobody knows how many ids there are: there is no such mean."""
+        for strategy in self.layer().strategies:
+            assert isinstance(strategy, Strategy)
+            told = ""
+            try:
+                strategy.weights_per_id(1)
+            except ConfigError as error:
+                told = str(error)
+            assert "is hashed" in told
 
 
 def _assert_same_tables(one: EmbeddingLayer, other: EmbeddingLayer, tolerance: float) -> None:

@@ -17,14 +17,14 @@ from recsys_embed.data.loader import batches
 
 
 def columns(rows: int, kinds: str, seed: int = 0) -> Columns:
-    """``s`` is a single-valued feature, ``m`` a multi-valued one."""
+    """``s`` is a single-valued feature, ``m`` a multi-valued one; ``S`` and ``M`` are such of 63-bit hashes."""
     rng = np.random.default_rng(seed)
 
     def feature(kind: str) -> np.ndarray | Bag:
-        if kind == "s":
-            return rng.integers(0, 1000, rows, dtype=np.int32)
-        offsets = offsets_of(rng.integers(0, 4, rows))
-        return Bag(rng.integers(0, 1000, offsets[-1], dtype=np.int32), offsets)
+        offsets = None if kind in "sS" else offsets_of(rng.integers(0, 4, rows))
+        count = rows if offsets is None else offsets[-1]
+        ids = rng.integers(0, 2**63 - 1, count) if kind in "SM" else rng.integers(0, 1000, count, dtype=np.int32)
+        return ids if offsets is None else Bag(ids, offsets)
 
     dense = tuple(rng.normal(size=rows).astype(np.float32) for _ in range(2))
     return Columns(tuple(map(feature, kinds)), dense, np.arange(rows, dtype=np.float32))
@@ -50,7 +50,10 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(
-    st.integers(1, 60), st.integers(1, 25), st.sampled_from(["s", "ss", "m", "sm", "msm", "smms"]), st.integers(0, 3)
+    st.integers(1, 60),
+    st.integers(1, 25),
+    st.sampled_from(["s", "ss", "m", "sm", "msm", "smms", "S", "sSs", "sMSm"]),
+    st.integers(0, 3),
 )
 def test_batches_hold_what_the_rows_hold(rows: int, size: int, kinds: str, seed: int) -> None:
     source = columns(rows, kinds, seed)
@@ -58,7 +61,7 @@ def test_batches_hold_what_the_rows_hold(rows: int, size: int, kinds: str, seed:
     for batch in batches(source, size, shuffle_seed=seed or None):
         there = [int(row) for row in batch.label]  # a row's label is its number
         values, offsets, dense = one_by_one(source, there)
-        assert batch.ids.values.dtype == torch.int32
+        assert batch.ids.values.dtype == (torch.int64 if "S" in kinds else torch.int32)
         assert batch.ids.values.is_contiguous()
         assert batch.ids.values.flatten().tolist() == values
         assert (batch.ids.features, batch.ids.batch) == (len(kinds), len(there))

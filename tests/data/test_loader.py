@@ -33,7 +33,7 @@ def labels(found: list[Batch]) -> list[int]:
     size=st.integers(1, 25),
     block=st.integers(1, 50),
     room=st.floats(0, 1),
-    kinds=st.sampled_from(["s", "m", "smms"]),
+    kinds=st.sampled_from(["s", "m", "smms", "sSs", "sMSm"]),
     ranks=st.integers(1, 3),
     weighted=st.booleans(),
     seed=st.integers(0, 2**63),

@@ -117,9 +117,11 @@ def threads() -> Iterator[Executor]:
         yield pool
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "folder"])
+@pytest.mark.parametrize(
+    ("name", "raw_hash"), [("rows.csv", False), ("rows.csv", True), ("rows.parquet", False), ("folder", False)]
+)
 def test_any_number_of_parts_and_workers(
-    kit: SimpleNamespace, tmp_path: Path, threads: Executor, name: str, monkeypatch: pytest.MonkeyPatch
+    kit: SimpleNamespace, tmp_path: Path, threads: Executor, name: str, raw_hash: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, place = kit.table(2_000), tmp_path / name
     if name == "folder":
@@ -136,9 +138,12 @@ def test_any_number_of_parts_and_workers(
         crosses={"user_city": ["user", "city"]},
         buckets={"price": 5},
         numeric={"price": "log"},
+        raw_hash=raw_hash,
+        columns={"city": {"raw_hash": False}},
     )
     prepare(config, tmp_path / "whole", workers=1)
     expected = contents(tmp_path / "whole")
+    assert ("sketch-0.parquet" in expected) == raw_hash
     for size in (1_000, 7_000):
         monkeypatch.setattr(parts_module, "PART_BYTES", size)
         monkeypatch.setattr(parts_module, "_BLOCK", 512)

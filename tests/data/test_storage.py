@@ -24,23 +24,32 @@ from recsys_embed.errors import CheckpointError
 NAMES = ["user", "tags", "dense:price", "label:clicked"]
 
 
-def columns(rows: int, seed: int = 0) -> Columns:
-    draw = np.random.default_rng(seed)
+def columns(rows: int, widths: tuple[int, int]) -> Columns:
+    """Ids of 4 or 8 bytes, so large that no other width would do."""
+    draw = np.random.default_rng(0)
     lengths = draw.integers(0, 4, rows)
-    values = draw.integers(0, 99, int(lengths.sum())).astype(np.int32)
-    numbers = draw.random((2, rows)).astype(np.float32)
-    return Columns(
-        (draw.integers(0, 99, rows).astype(np.int32), Bag(values, offsets_of(lengths))), (numbers[0],), numbers[1]
+    user, tags = (
+        draw.integers(0, 2 ** (8 * width - 1), count).astype(f"i{width}")
+        for width, count in zip(widths, (rows, int(lengths.sum())), strict=True)
     )
+    numbers = draw.random((2, rows)).astype(np.float32)
+    return Columns((user, Bag(tags, offsets_of(lengths))), (numbers[0],), numbers[1])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 40), st.lists(st.integers(0, 40), max_size=5), st.randoms(use_true_random=False))
-def test_pieces_in_any_order(tmp_path: Path, rows: int, inner: list[int], draw: object) -> None:
-    whole, path = columns(rows), tmp_path / "split.arrow"
+@given(
+    st.integers(0, 40),
+    st.lists(st.integers(0, 40), max_size=5),
+    st.tuples(st.sampled_from([4, 8]), st.sampled_from([4, 8])),
+    st.randoms(use_true_random=False),
+)
+def test_pieces_in_any_order(
+    tmp_path: Path, rows: int, inner: list[int], widths: tuple[int, int], draw: object
+) -> None:
+    whole, path = columns(rows, widths), tmp_path / "split.arrow"
     _, bag = whole.ids
     assert isinstance(bag, Bag)
-    file = SplitFile.create(path, rows, NAMES, [None, len(bag.values)])
+    file = SplitFile.create(path, rows, NAMES, [None, len(bag.values)], widths)
     assert SplitFile.of(file.tree()) == file
     edges = sorted({0, rows, *(min(one, rows) for one in inner)})
     pieces = list(itertools.pairwise(edges))
@@ -53,6 +62,7 @@ def test_pieces_in_any_order(tmp_path: Path, rows: int, inner: list[int], draw: 
     pairs = [(user, whole.ids[0]), (tags.values, bag.values), (tags.offsets, bag.offsets)]
     pairs += [(found.dense[0], whole.dense[0]), (found.label, whole.label)]
     for one, other in pairs:
+        assert one.dtype == other.dtype  # type: ignore[union-attr]
         np.testing.assert_array_equal(one, other)  # type: ignore[arg-type]
     expected = [whole.ids[0], bag.offsets, bag.values, whole.dense[0], whole.label]
     assert b"".join(file.blocks(path)) == b"".join(array.tobytes() for array in expected)  # type: ignore[union-attr]
@@ -65,11 +75,12 @@ def test_pieces_in_any_order(tmp_path: Path, rows: int, inner: list[int], draw: 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_rows_that_are_read_are_those_that_are_mapped(tmp_path: Path, weighted: bool) -> None:
-    whole, path = columns(50), tmp_path / "split.arrow"
+    widths = (8, 4)
+    whole, path = columns(50, widths), tmp_path / "split.arrow"
     whole = replace(whole, weight=whole.label + 1 if weighted else None)
     _, bag = whole.ids
     assert isinstance(bag, Bag)
-    file = SplitFile.create(path, 50, [*NAMES, *["weight:w"] * weighted], [None, len(bag.values)])
+    file = SplitFile.create(path, 50, [*NAMES, *["weight:w"] * weighted], [None, len(bag.values)], widths)
     file.write(path, 0, [0, 0], whole)
     rows = StoredRows(path, 2)
     assert SplitFile.open(path, 2) == file

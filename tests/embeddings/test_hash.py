@@ -6,10 +6,14 @@ import torch
 
 from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.config import HashConfig
-from recsys_embed.testing import StrategyContract
+from recsys_embed.testing import HashedContract, StrategyContract
 
 
 class TestHash(StrategyContract):
+    config = HashConfig()
+
+
+class TestHashOfHashes(HashedContract):
     config = HashConfig()
 
 

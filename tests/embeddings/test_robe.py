@@ -16,7 +16,7 @@ from recsys_embed.embeddings import Robe
 from recsys_embed.embeddings.index_maps import Blocks
 from recsys_embed.features import Ids, resolve
 from recsys_embed.hashing import seed_of
-from recsys_embed.testing import StrategyContract
+from recsys_embed.testing import HashedContract, StrategyContract
 
 MASK = 2**64 - 1
 
@@ -35,6 +35,10 @@ class TestRobeOfWholeVectors(StrategyContract):
 
 class TestRobeWithoutSigns(StrategyContract):
     config = RobeConfig(block=5, signs=False)
+
+
+class TestRobeOfHashes(HashedContract):
+    config = RobeConfig()
 
 
 # --- the oracle ----------------------------------------------------------------------------------------------

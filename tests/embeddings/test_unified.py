@@ -5,7 +5,7 @@ import torch
 
 from recsys_embed import ConfigError, EmbeddingLayer, Feature
 from recsys_embed.config import UnifiedConfig
-from recsys_embed.testing import StrategyContract
+from recsys_embed.testing import HashedContract, StrategyContract
 
 
 class TestUnified(StrategyContract):
@@ -19,6 +19,10 @@ class TestUnifiedInManyTables(StrategyContract):
 class TestUnifiedWithManyChunks(StrategyContract):
     # More than ten: a lexicographic order of chunks would show.
     config = UnifiedConfig(chunks=12)
+
+
+class TestUnifiedOfHashes(HashedContract):
+    config = UnifiedConfig(chunks=3, tables=2)
 
 
 def test_chunks_must_divide_the_width():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ def protocol(section: Section) -> list[tuple[str, str]]:
     training = _table(told.pop("training", {}))
     optimizer = _table(training.pop("optimizer", {}))
     rows = _table(told.pop("rows", {}))
+    hashed = _table(told.pop("hashed", {}))
     facts: list[tuple[str, str]] = []
     if rows:
         facts.append(("Rows", ", ".join(f"{name} {grouped(count)}" for name, count in rows.items())))
@@ -39,9 +42,11 @@ def protocol(section: Section) -> list[tuple[str, str]]:
     facts.append(("Tuning", "equal: the same trials for every strategy and full, above" if section.tuned else _UNTUNED))
     facts += [
         ("Selection", "The best epoch is chosen on validation. The test split is read once, after training."),
-        ("Bytes", _BYTES + _beside(section)),
+        ("Bytes", _BYTES + ("" if hashed else _SHARES) + _COARSE + _beside(section)),
         ("Head to unseen", _HEAD),
     ]
+    if hashed:
+        facts.append(("Not measured", _not_measured(hashed)))
     if section.draws:
         facts.append(("Intervals", _intervals(section)))
         facts.append(("Many comparisons", _many(section)))
@@ -57,18 +62,33 @@ _SAMPLED = (
 )
 _BYTES = (
     "A budget counts every tensor that is needed to turn ids into vectors, in its serving form, without the "
-    "optimizer’s state. 1 MB is 10⁶ bytes. A budget of 0.1 keeps a tenth of the full 32-bit tables over the training "
-    "vocabulary, as does 10x. Coarse: the sizes that the strategy can take leave more than 2 % of the budget unused."
+    "optimizer’s state. 1 MB is 10⁶ bytes."
 )
+_SHARES = " A budget of 0.1 keeps a tenth of the full 32-bit tables over the training vocabulary, as does 10x."
+_COARSE = " Coarse: the sizes that the strategy can take leave more than 2 % of the budget unused."
 _HEAD = (
     "A test row is unseen when one of its single-valued ids did not occur in training. The others are cut in thirds by "
     "the training count of their rarest single-valued id: head, torso, tail. AUC is undefined on a single class."
 )
 
 
+def _not_measured(hashed: Mapping[str, Any]) -> str:
+    """What is not known where there is no vocabulary, and how well counting sketches know the rest."""
+    name, worst = max(hashed.items(), key=lambda one: (float(one[1]["error"]), one[0]))
+    found = min(float(one["unseen_found"]) for one in hashed.values())
+    return (
+        f"{', '.join(hashed)} have no vocabulary: their ids are hashes of raw values. Nobody knows how many there are, "
+        "so there are no full tables to compare with, no kept fraction and no expected collisions. Their training "
+        "counts are estimates of count-min sketches, never too low, and of 98 % of values too high by at most "
+        f"{grouped(math.ceil(worst['error']))} of {grouped(int(worst['occurrences']))} ({name}, the least sure). "
+        "Values that did not occur in training are told with a chance of at least "
+        f"{math.floor(100 * found)} %; the others seem to have occurred."
+    )
+
+
 def _beside(section: Section) -> str:
     size = section.host_bytes
-    if np.isnan(size):
+    if np.isnan(size) or not size:
         return ""
     return f" Beside every budget: the vocabulary’s strings, which turn raw rows into ids, {format_bytes(size)}."
 

@@ -15,26 +15,28 @@ import pandas as pd
 import pytest
 
 FEW, MORE = 80_000, 320_000
-GROWTH = 12_000_000  # bytes; a row has 110
+GROWTH = 16_000_000  # bytes; a row has 110
 
 CHILD = """
 import json, sys
 from pathlib import Path
 import pandas as pd
 from recsys_embed import export
-from recsys_embed.data import delimited, parts, prepare, rows, sources, tally
+from recsys_embed.data import blocks, delimited, parquet, parts, prepare, rows, sources, tally
 from recsys_embed.provenance import peak_rss_bytes, reset_peak_rss
 
 what, out, *files = sys.argv[1:]
 # Limits that few rows reach: what they bound is no growth.
-delimited.BLOCK, parts.PART_BYTES, tally.RUN_BYTES = 1 << 17, 1 << 20, 1 << 20
-export.CHUNK_ROWS = rows.CHUNK_ROWS = sources._HASHED_ROWS = 1 << 13
+delimited.BLOCK = 1 << 17
+parts.PART_BYTES = 4 << 20
+tally.RUN_BYTES = blocks.BLOCK_BYTES = 1 << 20
+export.CHUNK_ROWS = rows.CHUNK_ROWS = parquet._ROWS = sources._HASHED_ROWS = 1 << 13
 
 class Scores:
     '''A model's part in scoring a file: numbers for a chunk of rows.'''
     class encoder: columns = ["user", "item", "price"]
     class config:
-        class data: separator = None
+        class data: separator, format = None, "auto"
     def predict(self, frame):
         return frame["price"].astype(float)
 
@@ -58,12 +60,12 @@ print(json.dumps(found))
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of so many rows, of long categories."""
     home, draw = tmp_path_factory.mktemp("rows"), np.random.default_rng(0)
-    names = np.array([f"{n:090d}" for n in range(2_000)])
+    names = np.array([f"{n:090d}" for n in range(300)])
     frame = pd.DataFrame(
         {
             "clicked": draw.integers(0, 2, MORE),
-            "user": names[draw.integers(0, 2_000, MORE)],
-            "item": draw.integers(0, 500, MORE).astype(str),
+            "user": names[draw.integers(0, 300, MORE)],
+            "item": draw.integers(0, 100, MORE).astype(str),
             "price": draw.random(MORE).round(6),
         }
     )

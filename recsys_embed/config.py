@@ -439,6 +439,9 @@ class DataConfig(Node):
     written. Training takes the rows as they are; predictions are brought back to the rows there were, and logloss,
     normalised entropy and calibration are measured on those; see :class:`recsys_embed.recommender.Recommender`. Where
     ``weight`` undoes the sampling already, leave it at 1.
+
+    A row that cannot be used (text in a numeric column, a field too few, …) is an error that names it. Where
+    ``on_bad_rows`` is ``skip`` such rows are left out, and counted by reason in the data set and in reports.
     """
 
     path: str | None = None
@@ -457,6 +460,7 @@ class DataConfig(Node):
     max_vocabulary: int | None = Field(default=None, ge=1)
     missing: Literal["pooled", "own"] = "pooled"
     columns: dict[str, ColumnConfig] = {}
+    on_bad_rows: Literal["error", "skip"] = "error"
     separator: str | None = None
     vocabulary: dict[str, str] = {}
     pooling: Literal["sum", "mean"] = "mean"

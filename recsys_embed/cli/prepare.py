@@ -43,7 +43,7 @@ def prepare(
         features = [{"feature": one.name, "cardinality": one.cardinality} for one in dataset.features]
         if as_json:
             told = {"path": str(dataset.path), "fingerprint": dataset.fingerprint, "rows": rows, "features": features}
-            print_json(told)
+            print_json({**told, "dropped": dataset.schema["dropped"], "skipped": dataset.schema["skipped"]})
         else:
             print_table(features)
             print(", ".join(f"{count:,} {split}" for split, count in rows.items()), "rows")

@@ -443,6 +443,9 @@ class DataConfig(Node):
 
     ``raw_hash``: no vocabulary; ids are 63-bit hashes of the values, with the seed ``hash_seed``, for strategies that
     hash, and budgets are bytes. A missing cell is id 0, and no value is.
+
+    A row that cannot be used (text in a numeric column, a field too few, …) is an error that names it. Where
+    ``on_bad_rows`` is ``skip`` such rows are left out, and counted by reason in the data set and in reports.
     """
 
     path: str | None = None
@@ -463,6 +466,7 @@ class DataConfig(Node):
     raw_hash: bool = False
     hash_seed: int = 0
     columns: dict[str, ColumnConfig] = {}
+    on_bad_rows: Literal["error", "skip"] = "error"
     separator: str | None = None
     vocabulary: dict[str, str] = {}
     pooling: Literal["sum", "mean"] = "mean"

@@ -23,7 +23,8 @@ class ConfigError(RecsysEmbedError, ValueError):
 
 
 class DataError(RecsysEmbedError, ValueError):
-    """Input rows are not what the schema says; ``row`` counts data rows of ``file`` from 1."""
+    """Input rows are not what the schema says; ``row`` counts data rows of ``file`` from 1; ``reason`` is the message
+    without place and value."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class DataError(RecsysEmbedError, ValueError):
         shown = "" if value is None else f" (value {value!r})"
         super().__init__(f"{place}: {message}{shown}" if place else f"{message}{shown}")
         self.file, self.column, self.row, self.value = file, column, row, value
+        self.reason = message
 
 
 class BudgetError(RecsysEmbedError, ValueError):

@@ -24,13 +24,15 @@ ROWS = {
     "F12": ("search_storage", "damage to what trials are kept in costs none"),
     "F13": ("mlflow_down", "a dead MLflow server costs nothing"),
     "F14": ("bad_ids", "bad ids are named, or read as the unseen id"),
+    "F15": ("bad_data", "bad data is named, or skipped and counted"),
+    "F16": ("no_leakage", "what is held out teaches nothing"),
     "F17": ("hash_quality", "hashes spread structured and hostile ids"),
     "F18": ("code_execution", "no artifact runs code or escapes its folder"),
     "F19": ("properties", "strategies equal an oracle; parsers raise our errors alone"),
     "F20": ("determinism", "one seed gives the same bits"),
     "F21": ("resources", "training again and again leaks nothing"),
 }
-"""Each row's module and promise. F15 and F16 (data) have tests of their own."""
+"""Each row's module and promise."""
 
 
 def injection(row: str) -> Callable[[Scale, Path], Tally]:

@@ -50,7 +50,7 @@ def prepare(
         ]
         if as_json:
             told = {"path": str(dataset.path), "fingerprint": dataset.fingerprint, "rows": rows, "features": features}
-            print_json(told)
+            print_json({**told, "dropped": dataset.schema["dropped"], "skipped": dataset.schema["skipped"]})
         else:
             print_table(features, list({key: None for one in features for key in one}))
             print(", ".join(f"{count:,} {split}" for split, count in rows.items()), "rows")

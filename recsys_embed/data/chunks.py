@@ -18,7 +18,7 @@ class Chunk:
     """Rows ``first_row``, ``first_row + 1``, … of ``file`` (data rows count from 1; None is a data frame).
 
     ``file_number`` counts the files from 0. ``split`` is set where each file is a split; ``probability [rows]`` where
-    the truth is known (planted data).
+    the truth is known (planted data). ``refused`` are rows that could not be read: their cells mean nothing.
     """
 
     table: pa.Table
@@ -27,6 +27,7 @@ class Chunk:
     split: str | None = None
     file_number: int = 0
     probability: np.ndarray | None = None
+    refused: tuple[DataError, ...] = ()
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -34,14 +35,14 @@ class Chunk:
     def text(self, column: str, *, exact: bool = True) -> pa.Array:
         """Cells as strings, null where missing. Raises DataError with the cell's place."""
         try:
-            return to_text(self._array(column), exact=exact)
+            return to_text(self.cells(column), exact=exact)
         except CellError as error:
             raise self.error(str(error), column, error.index, error.value) from error
 
     def numbers(self, column: str) -> np.ndarray:
         """Cells as float64 ``[rows]``, NaN where missing. Raises DataError with the cell's place."""
         try:
-            return to_numbers(self._array(column))
+            return to_numbers(self.cells(column))
         except CellError as error:
             raise self.error(str(error), column, error.index, error.value) from error
 
@@ -50,13 +51,15 @@ class Chunk:
         row = None if index is None else self.first_row + index
         return DataError(message, file=self.file, column=column, row=row, value=value)
 
-    def _array(self, column: str) -> pa.Array:
+    def cells(self, column: str) -> pa.Array:
+        """A column as it was read."""
         cells = self.table.column(column).combine_chunks()
         return cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
 
 
-def frame_chunks(frame: pd.DataFrame, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
-    """A data frame in chunks of ``rows`` rows.
+def frame_chunks(frame: pd.DataFrame, columns: Sequence[str], rows: int, *, skip: bool = False) -> Iterator[Chunk]:
+    """A data frame in chunks of ``rows`` rows. With ``skip``, rows with cells that are not scalars are refused by the
+    chunk alone.
 
     Raises:
         DataError: a column that is missing or given twice, or a cell that is not a scalar.
@@ -64,17 +67,23 @@ def frame_chunks(frame: pd.DataFrame, columns: Sequence[str], rows: int) -> Iter
     for name in columns:
         if (frame.columns == name).sum() > 1:
             raise DataError("the data frame has this column twice", column=name)
-    require(columns, [str(name) for name in frame.columns], None)
+    require(columns, [_name(name) for name in frame.columns], None)
     for start in range(0, len(frame), rows):
         part = frame.iloc[start : start + rows]
-        cells = {}
+        cells, refused = {}, list[DataError]()
         for name in columns:
-            try:
-                cells[name] = column_of(part[name])
-            except CellError as error:
-                row = None if error.index is None else start + 1 + error.index
-                raise DataError(str(error), column=name, row=row, value=error.value) from error
-        yield Chunk(pa.table(cells), first_row=start + 1)
+            found: dict[int, CellError] = {}
+            cells[name] = column_of(part[name], found)
+            for index, error in found.items():
+                named = DataError(str(error), column=name, row=start + 1 + index, value=error.value)
+                if not skip:
+                    raise named from error
+                refused.append(named)
+        yield Chunk(pa.table(cells), first_row=start + 1, refused=tuple(refused))
+
+
+def _name(column: object) -> str:
+    return column if isinstance(column, str) else f"{type(column).__name__} {column!r}"
 
 
 def rebatch(tables: Iterable[pa.Table | pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

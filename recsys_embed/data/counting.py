@@ -10,18 +10,23 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from recsys_embed.data import blocks
 from recsys_embed.data.bags import split_cells
 from recsys_embed.data.blocks import BlockWriter
-from recsys_embed.data.numeric import Moments
+from recsys_embed.data.chunks import Chunk
+from recsys_embed.data.numeric import Moments, numbers_of
 from recsys_embed.data.rows import Job
+from recsys_embed.data.screening import Skipped
 from recsys_embed.data.sketch import FrequencySketch
-from recsys_embed.data.split import Cuts, cuts_of, uniform
+from recsys_embed.data.split import Cuts, cuts_of, times_of, uniform
 from recsys_embed.data.tally import Tally, merge, open_runs
-from recsys_embed.data.vocabulary import Vocabulary
+from recsys_embed.data.values import CellError
+from recsys_embed.data.vocabulary import LARGEST, Vocabulary
 from recsys_embed.data.weights import Weighted
+from recsys_embed.errors import DataError
 from recsys_embed.files import atomic_write
 
 SAMPLE = 1 << 17
@@ -53,11 +58,10 @@ def count_times(job: Job, index: int) -> int:
     assert job.config.split.time is not None
     column, rows, nbytes = job.config.split.time.column, 0, 0
     tally, held = Tally(runs_path(job, _TIMES, index)), list[pa.Array]()
-    for chunk in job.source.chunks(job.parts[index], [column], 65_536):
-        cells = chunk.text(column)
-        if cells.null_count:
-            missing = int(np.argmax(cells.is_null().to_numpy(zero_copy_only=False)))
-            raise chunk.error("the time by which rows are split is missing", column, missing, "")
+    for chunk, bad in job.chunks(index, [column]):
+        cells = times_of(chunk, column)
+        if bad is not None:
+            cells = cells.filter(pa.array(~bad))
         held.append(cells)
         nbytes += cells.nbytes
         if nbytes > blocks.BLOCK_BYTES:
@@ -79,7 +83,15 @@ def cuts(job: Job) -> Cuts:
         for index, one in enumerate(results(job, _TIMES))
         for run in range(one["runs"])
     ]
-    return cuts_of(merge(runs), job.config.split.time.fractions)
+    try:
+        return cuts_of(merge(runs), job.config.split.time.fractions)
+    except CellError as error:
+        column, odd = job.config.split.time.column, error.value
+
+        def met(chunk: Chunk) -> np.ndarray:
+            return np.asarray(pc.equal(chunk.text(column), odd).to_numpy(zero_copy_only=False))
+
+        raise job.first(range(len(job.parts)), column, str(error), met, odd) from error
 
 
 # --- edges: quantiles of numeric columns -------------------------------------------------------------------------
@@ -129,7 +141,7 @@ def _smallest(chances: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.nd
 def count(job: Job, index: int) -> int:
     """Count a part's rows, labels, weights and values per split, and the distinct values and moments of training rows;
     what encoding needs of the rows is kept."""
-    cells, label_counts = job.cells(), Counter[str]()
+    cells, label_counts, skipped = job.cells(), Counter[str](), Skipped()
     moments = [
         Moments(name, cast(Literal["standard", "log"], scaling)) for name, scaling in job.config.scalings.items()
     ]
@@ -139,7 +151,7 @@ def count(job: Job, index: int) -> int:
     rows, positives = [0, 0, 0], [0, 0, 0]
     bags = {name: [0, 0, 0] for name in job.config.multi_valued}
     truth: list[tuple[np.ndarray, np.ndarray]] = []
-    for chunk, splits, labels in job.rows(index, label_counts):
+    for chunk, splits, labels in job.rows(index, label_counts, skipped=skipped):
         for split in range(3):
             here = splits == split
             rows[split] += int(here.sum())
@@ -155,7 +167,7 @@ def count(job: Job, index: int) -> int:
                 texts.append((values, offsets))
             else:
                 texts.append(text)
-        numbers = [chunk.numbers(one.column) for one in moments]
+        numbers = [numbers_of(chunk, one.column, one.scaling) for one in moments]
         for one, column in zip(moments, numbers, strict=True):
             one.add(column[splits == 0])
         if weighted is not None:
@@ -173,6 +185,7 @@ def count(job: Job, index: int) -> int:
         "weighted": None if weighted is None else weighted.rows.tolist(),
         "bags": bags,
         "dropped": label_counts,
+        "skipped": skipped.tree(),
         "moments": [one.tree() for one in moments],
         "missing": kept.missing,
         "blocks": kept.blocks,
@@ -205,7 +218,12 @@ def vocabulary(job: Job, name: str) -> Vocabulary:
     """The vocabulary that the counts of all parts give."""
     runs, missing = _counted(job, name)
     limits = job.config.limits_of(name)
-    return Vocabulary.of(merge(runs), missing, min_count=limits.min_count or 1, max_size=limits.max_vocabulary)
+    found = Vocabulary.of(merge(runs), missing, min_count=limits.min_count or 1, max_size=limits.max_vocabulary)
+    if found.cardinality > LARGEST:
+        raise DataError(
+            f"has {found.cardinality:,} ids, and 32 bits hold {LARGEST:,}: set max_vocabulary or min_count", column=name
+        )
+    return found
 
 
 def sketch(job: Job, name: str) -> FrequencySketch:

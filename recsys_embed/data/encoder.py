@@ -18,7 +18,7 @@ from recsys_embed.data.blocks import Block
 from recsys_embed.data.cells import Cells, cells_of, cells_tree
 from recsys_embed.data.chunks import Chunk, frame_chunks
 from recsys_embed.data.labels import LabelRule
-from recsys_embed.data.numeric import Scaler
+from recsys_embed.data.numeric import TOO_FAR, Scaler, numbers_of
 from recsys_embed.data.raw_hash import RawHash
 from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.errors import CheckpointError
@@ -76,8 +76,11 @@ class Encoder:
 
     def read(self, chunk: Chunk, labels: np.ndarray) -> Columns:
         """Encode a chunk of raw rows; ``labels [rows]`` float32 are passed on."""
-        numbers = [chunk.numbers(scaler.column) for scaler in self.scalers]
-        return Columns(tuple(self._ids(feature, chunk) for feature in self.features), self._scaled(numbers), labels)
+        numbers = [numbers_of(chunk, scaler.column, scaler.scaling) for scaler in self.scalers]
+        dense = self._scaled(numbers)
+        if (far := self.too_far(numbers, dense)) is not None:
+            raise chunk.error(TOO_FAR, *far)
+        return Columns(tuple(self._ids(feature, chunk) for feature in self.features), dense, labels)
 
     def columns_of(self, block: Block) -> Columns:
         """Encode rows that counting kept, but for their weights."""
@@ -94,6 +97,14 @@ class Encoder:
     def _scaled(self, numbers: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         flags = [np.isnan(x).astype(np.float32) for x, s in zip(numbers, self.scalers, strict=True) if s.flag]
         return (*(s.transform(x) for x, s in zip(numbers, self.scalers, strict=True)), *flags)
+
+    def too_far(self, numbers: Sequence[np.ndarray], dense: Sequence[np.ndarray]) -> tuple[str, int, float] | None:
+        """The first number that float32 cannot hold once it is scaled: its column, place and value."""
+        for scaler, x, y in zip(self.scalers, numbers, dense, strict=False):
+            if np.isinf(y).any():
+                index = int(np.isinf(y).argmax())
+                return scaler.column, index, float(x[index])
+        return None
 
     def _ids(self, feature: Feature, chunk: Chunk) -> np.ndarray | Bag:
         ids = self.hashes[feature.vocab] if feature.hashed else self.vocabularies[feature.vocab]

@@ -15,6 +15,7 @@ from recsys_embed.data.bags import Bag
 from recsys_embed.data.blocks import read_blocks
 from recsys_embed.data.counting import COUNTS, ENCODED, finish, rows_path, runs_path
 from recsys_embed.data.encoder import Encoder
+from recsys_embed.data.numeric import TOO_FAR
 from recsys_embed.data.rows import Job
 from recsys_embed.data.split import SPLITS
 from recsys_embed.data.storage import WEIGHT, SplitFile
@@ -73,7 +74,11 @@ class Layout:
 
 
 def encode(job: Job, index: int) -> int:
-    """Encode a part's rows and write them to their places; returns the rows."""
+    """Encode a part's rows and write them to their places; returns the rows.
+
+    Raises:
+        DataError: a number that float32 cannot hold once it is scaled.
+    """
     work = Path(job.work)
     encoder, layout = _opened(job.work, (work / LAYOUT).stat().st_mtime_ns)
     paths = [split_path(job, split) for split in SPLITS]
@@ -81,6 +86,9 @@ def encode(job: Job, index: int) -> int:
     kept = runs_path(job, COUNTS, index), rows_path(job, index)
     for block in read_blocks(*kept, len(encoder.features)):
         columns = encoder.columns_of(block)
+        if (far := encoder.too_far(block.numbers, columns.dense)) is not None:
+            column, _, value = far
+            raise job.first([index], column, TOO_FAR, lambda chunk: chunk.numbers(column) == value, value)  # noqa: B023
         if job.config.weight is not None:
             columns = replace(columns, weight=block.numbers[-1])
         for split, file in enumerate(layout.files):

@@ -48,14 +48,14 @@ class LabelRule:
         """Labels ``[rows]`` float32: 1, 0, and NaN where the value is neither (or missing)."""
         return self._read(chunk)[0]
 
-    def check(self, chunk: Chunk, dropped: Counter[str]) -> np.ndarray:
-        """As :meth:`read`; counts the values of the rows to drop.
+    def check(self, chunk: Chunk, dropped: Counter[str], bad: np.ndarray | None = None) -> np.ndarray:
+        """As :meth:`read`; counts the values of the rows to drop, but of those that are ``bad [rows]``.
 
         Raises:
             DataError: a value that is neither, where the rule is strict.
         """
         labels, codes, values = self._read(chunk)
-        other = np.isnan(labels)
+        other = np.isnan(labels) if bad is None else np.isnan(labels) & ~bad
         if other.any():
             if self.strict:
                 index = int(other.argmax())

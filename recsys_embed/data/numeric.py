@@ -10,17 +10,35 @@ from typing import Literal
 
 import numpy as np
 
+from recsys_embed.data.chunks import Chunk
 from recsys_embed.errors import DataError
 
 _BLOCK = 65_536
 _SPLIT = 2.0**27 + 1
 _LARGEST = 1e150  # its square is finite
 _UNIT = 2**1074
+TOO_FAR = "the number is too far from those of the training rows; scale them by 'log'"
+_TOO_LARGE = "the numbers are too large to be standardised; scale them by 'log'"
 
 
 def signed_log(x: np.ndarray) -> np.ndarray:
     """sign(x)·log(1 + \\|x\\|): the usual log1p for counts, and defined for negative numbers too."""
     return np.asarray(np.copysign(np.log1p(np.abs(x)), x))
+
+
+def numbers_of(chunk: Chunk, column: str, scaling: str) -> np.ndarray:
+    """Cells of a numeric column, ``[rows]`` float64 with NaN where missing.
+
+    Raises:
+        DataError: a cell that is not a number, or too large to be squared where the scaling asks for that.
+    """
+    x = chunk.numbers(column)
+    if scaling == "standard":
+        large = np.abs(x) > _LARGEST
+        if large.any():
+            index = int(large.argmax())
+            raise chunk.error(_TOO_LARGE, column, index, float(x[index]))
+    return x
 
 
 @dataclass(frozen=True)
@@ -37,9 +55,11 @@ class Scaler:
     flag: bool = False
 
     def transform(self, x: np.ndarray) -> np.ndarray:
-        """Scaled cells, ``[rows]`` float64 to float32; NaN becomes 0."""
+        """Scaled cells, ``[rows]`` float64 to float32; NaN becomes 0, and what float32 cannot hold infinite."""
         y = signed_log(x) if self.scaling == "log" else x
-        return np.nan_to_num((y - self.mean) / self.deviation, copy=False).astype(np.float32)
+        with np.errstate(over="ignore"):
+            scaled = ((y - self.mean) / self.deviation).astype(np.float32)
+        return np.nan_to_num(scaled, copy=False, posinf=np.inf, neginf=-np.inf)
 
 
 class Moments:
@@ -62,7 +82,7 @@ class Moments:
         if self.scaling == "log":
             there = signed_log(there)
         if len(there) and np.abs(there).max() > _LARGEST:
-            raise DataError("the numbers are too large to be standardised; scale them by 'log'", column=self.column)
+            raise DataError(_TOO_LARGE, column=self.column)
         self._sum.add(there)
         high = there * _SPLIT
         high = high - (high - there)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import tempfile
 import weakref
@@ -33,6 +34,7 @@ from recsys_embed.data.numeric import Moments
 from recsys_embed.data.planted import LABEL, SEPARATOR, Planted, bayes
 from recsys_embed.data.progress import Progress, progress_bar
 from recsys_embed.data.rows import Job
+from recsys_embed.data.screening import Skipped, left_out
 from recsys_embed.data.sketch import described, sketch_file
 from recsys_embed.data.sources import open_source
 from recsys_embed.data.split import SPLITS, Cuts, split_columns
@@ -44,6 +46,7 @@ from recsys_embed.features import Feature
 from recsys_embed.files import MANIFEST, publish, write_manifest
 
 FORMAT = 2
+_LOG = logging.getLogger("recsys_embed")
 
 
 @overload
@@ -133,6 +136,7 @@ def _prepare(
             if inputs["config"] == settings and inputs["format"] == FORMAT and source.matches(inputs["rows"]):
                 dataset = EncodedDataset.open(out)
                 discard(out)
+                _tell(dataset)
                 return dataset
         if not (out / MANIFEST).is_file() or not (out / "schema.json").is_file():
             raise DataError("the folder holds something that is not an encoded data set", file=str(out))
@@ -152,7 +156,14 @@ def _prepare(
         (work / DATA / "schema.json").write_text(text + "\n", encoding="utf-8")
         write_manifest(work / DATA)
         publish(work / DATA, out)
-    return EncodedDataset.open(out)
+    dataset = EncodedDataset.open(out)
+    _tell(dataset)
+    return dataset
+
+
+def _tell(dataset: EncodedDataset) -> None:
+    for told in left_out(dataset.schema):
+        _LOG.warning("%s", told)
 
 
 def known_first(job: Job, hands: Crew, bar: Progress) -> Job:
@@ -175,11 +186,12 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
     counting.recount_damaged(job)
     hands.run(counting.COUNTS, counting.count, job, bar)
     counted = counting.results(job, counting.COUNTS)
-    dropped = Counter[str]()
+    dropped, skipped = Counter[str](), Skipped()
     for one in counted:
         dropped.update(one["dropped"])
+        skipped.merge(one["skipped"])
     rows, positives = ([sum(one[key][s] for one in counted) for s in range(3)] for key in ("rows", "positives"))
-    _check(job, rows, positives, dropped.total())
+    _check(job, rows, positives, dropped.total(), skipped.rows)
     if job.config.weight is not None:
         check_weighted(job.config, np.sum([one["weighted"] for one in counted], axis=0))
     if not (work / LAYOUT).is_file():
@@ -198,6 +210,7 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
         "positives": dict(zip(SPLITS, positives, strict=True)),
         "dropped": {"rows": dropped.total(), "values": dict(dropped.most_common(20))},
         "hashed": described(work / DATA, encoder.hashes),
+        "skipped": {"rows": skipped.rows, "reasons": skipped.tree()},
         "cuts": None if job.cuts is None else list(job.cuts),
         "bayes": None if truth is None else bayes(*truth),
     }
@@ -243,8 +256,9 @@ def encoder_of(job: Job, counted: list[dict[str, Any]]) -> Encoder:
     return Encoder(known, separators, tuple(scalers), job.label, vocabularies, cells, job.hashes)
 
 
-def _check(job: Job, rows: list[int], positives: list[int], count: int) -> None:
+def _check(job: Job, rows: list[int], positives: list[int], count: int, skipped: int) -> None:
     config, dropped = job.config, f" ({count} rows were dropped for their label)" if count else ""
+    dropped += f" ({skipped} rows could not be used and were skipped)" if skipped else ""
     if not sum(rows):
         raise DataError(f"there are no rows{dropped}", file=config.path, column=job.label.column)
     for split, there, positive in zip(SPLITS, rows, positives, strict=True):

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from recsys_embed.data.chunks import Chunk, rebatch
 from recsys_embed.data.formats import format_of
+from recsys_embed.errors import DataError
 
 CHUNK_ROWS = 65_536
 
@@ -55,18 +56,32 @@ def read_chunks(
     chunk_rows: int = CHUNK_ROWS,
     part: tuple[int, int] | None = None,
     first_row: int = 1,
+    skip: bool = False,
 ) -> Iterator[Chunk]:
     """Stream some columns of one file in chunks of ``chunk_rows`` rows, typed as they are in the file.
 
-    A ``part`` is from which to which row group of Parquet, or byte of text; its first row is ``first_row``.
+    A ``part`` is from which to which row group of Parquet, or byte of text; its first row is ``first_row``. With
+    ``skip``, rows that cannot be read are refused by their chunks, where the format has it.
 
     Raises:
         DataError: what cannot be read, with file, column and row.
     """
-    row = first_row
-    for table in rebatch(format_of(format, separator).read(file, columns, part, first_row), chunk_rows):
-        yield Chunk(table, str(file), row)
-        row += table.num_rows
+    known, refused, row = format_of(format, separator), list[DataError](), first_row
+    if skip and known.read_skipping is not None:
+        tables = known.read_skipping(file, columns, part, first_row, refused)
+    else:
+        tables = known.read(file, columns, part, first_row)
+    for table in rebatch(tables, chunk_rows):
+        last = row + table.num_rows
+        yield Chunk(table, str(file), row, refused=tuple(_before(last, refused)))
+        row = last
+
+
+def _before(row: int, errors: list[DataError]) -> list[DataError]:
+    """Take out the errors of rows before ``row``."""
+    here = [error for error in errors if error.row is not None and error.row < row]
+    errors[:] = [error for error in errors if error.row is not None and error.row >= row]
+    return here
 
 
 def column_names(file: Path, separator: str | None = None, format: str = "auto") -> list[str]:

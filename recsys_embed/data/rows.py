@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import numpy as np
 
@@ -12,10 +14,14 @@ from recsys_embed.config import DataConfig
 from recsys_embed.data.cells import Buckets, Cells, Cross, Plain
 from recsys_embed.data.chunks import Chunk
 from recsys_embed.data.labels import LabelRule
+from recsys_embed.data.numeric import numbers_of
 from recsys_embed.data.parts import Part
 from recsys_embed.data.raw_hash import RawHash
+from recsys_embed.data.screening import Check, Skipped, screen
 from recsys_embed.data.sources import Source
-from recsys_embed.data.split import Cuts, split_columns, split_of
+from recsys_embed.data.split import Cuts, split_columns, split_of, times_of
+from recsys_embed.data.weights import read_weights
+from recsys_embed.errors import DataError
 
 CHUNK_ROWS = 65_536
 
@@ -65,20 +71,75 @@ class Job:
         return {name: RawHash.of(name, self.config.hash_seed) for name in names}
 
     def rows(
-        self, index: int, dropped: Counter[str] | None = None, columns: list[str] | None = None
+        self,
+        index: int,
+        dropped: Counter[str] | None = None,
+        columns: list[str] | None = None,
+        skipped: Skipped | None = None,
     ) -> Iterator[tuple[Chunk, np.ndarray, np.ndarray]]:
         """A part's rows with their splits ``[rows]`` int8 (−1: dropped) and labels ``[rows]`` float32, chunk by chunk.
 
         ``columns`` are those to read beside split and label, by default all that features, numbers and weights need;
-        values of labels that are neither are counted in ``dropped``.
+        values of labels that are neither are counted in ``dropped``, and rows that cannot be used in ``skipped``.
         """
         label, counted = self.label, Counter[str]() if dropped is None else dropped
-        if columns is None:
-            columns = [name for cells in self.cells().values() for name in cells.columns]
-            columns += [*self.config.scalings, *([] if self.config.weight is None else [self.config.weight])]
-        names = dict.fromkeys([label.column, *columns, *split_columns(self.config.split)])
-        for chunk in self.source.chunks(self.parts[index], list(names), CHUNK_ROWS):
-            labels = label.check(chunk, counted)
+        names = self._columns() if columns is None else columns
+        for chunk, bad in self.chunks(index, [label.column, *names, *split_columns(self.config.split)], skipped):
+            labels = label.check(chunk, counted, bad)
             splits = split_of(chunk, self.config.split, self.cuts)
-            splits[np.isnan(labels)] = -1
+            splits[np.isnan(labels) if bad is None else np.isnan(labels) | bad] = -1
             yield chunk, splits, labels
+
+    def chunks(
+        self, index: int, columns: list[str], skipped: Skipped | None = None
+    ) -> Iterator[tuple[Chunk, np.ndarray | None]]:
+        """A part's rows, and which of them are bad; see :func:`screen`. A row that is bad for one pass is for all."""
+        part, skip = self.parts[index], self.config.on_bad_rows == "skip"
+        if not skip:
+            for chunk in self.source.chunks(part, list(dict.fromkeys(columns)), CHUNK_ROWS):
+                yield chunk, None
+            return
+        counted, checks = Skipped() if skipped is None else skipped, list(self._checks())
+        names = dict.fromkeys([*columns, *self._columns(), *(column for column, _ in checks)])
+        for chunk in self.source.chunks(part, list(names), CHUNK_ROWS):
+            screened = screen(chunk, checks, counted)
+            if screened is not None:
+                yield screened
+
+    def first(
+        self, parts: Iterable[int], column: str, message: str, met: Callable[[Chunk], np.ndarray], value: object
+    ) -> DataError:
+        """An error about the first row of some parts that is ``met [rows]``; read again, on the way to an error."""
+        for index in parts:
+            for chunk, _ in self.chunks(index, [column]):
+                places = np.flatnonzero(met(chunk))
+                if len(places):
+                    return chunk.error(message, column, int(places[0]), value)
+        return DataError(message, column=column, value=value)
+
+    def _columns(self) -> list[str]:
+        """All that features, numbers and weights need."""
+        names = [name for cells in self.cells().values() for name in cells.columns]
+        return [*names, *self.config.scalings, *([] if self.config.weight is None else [self.config.weight])]
+
+    def _checks(self) -> Iterator[Check]:
+        """All that is asked of a row; what has been checked once gives no error in any pass."""
+        label, split = self.label, self.config.split
+        if split.column is not None:
+            yield split.column, lambda chunk: split_of(chunk, split)
+        if split.group is not None:
+            yield split.group, partial(Chunk.text, column=split.group)
+        if split.time is not None:
+            yield split.time.column, partial(times_of, column=split.time.column)
+            if split.time.val is not None:
+                cuts = cast(Cuts, (split.time.val, split.time.test))
+                yield split.time.column, partial(split_of, config=split, cuts=cuts)
+        yield label.column, lambda chunk: label.check(chunk, Counter())
+        for cells in self.cells().values():
+            read = Chunk.numbers if isinstance(cells, Buckets) else Chunk.text
+            for column in cells.columns:
+                yield column, partial(read, column=column)
+        for column, scaling in self.config.scalings.items():
+            yield column, partial(numbers_of, column=column, scaling=scaling)
+        if self.config.weight is not None:
+            yield self.config.weight, partial(read_weights, column=self.config.weight)

@@ -47,7 +47,7 @@ class Source(Protocol):
 def open_source(config: DataConfig, frame: pd.DataFrame | None = None) -> Source:
     """The rows of a config; a frame takes the place of its path."""
     if frame is not None:
-        return FrameSource(frame)
+        return FrameSource(frame, skip=config.on_bad_rows == "skip")
     if config.planted is not None:
         return PlantedSource(config.planted)
     return FileSource(config)
@@ -60,9 +60,13 @@ class FileSource:
 
     def __init__(self, config: DataConfig) -> None:
         places: dict[Any, str | None] = {**(config.split.files or {None: config.path})}
-        self.format, self.separator = config.format, config.separator
+        self.format, self.separator, self.skip = config.format, config.separator, config.on_bad_rows == "skip"
         self.files = [(split, file) for split, place in places.items() for file in find_files(str(place), self.format)]
         self.name = name_of(str(next(iter(places.values()))))
+        seen: dict[Path, Any] = {}
+        for split, file in self.files:
+            if seen.setdefault(file.resolve(), split) != split:
+                raise DataError(f"its rows would be in {seen[file.resolve()]!r} and in {split!r}", file=str(file))
 
     def parts(self) -> list[Part]:
         """See :class:`Source`."""
@@ -82,6 +86,7 @@ class FileSource:
             chunk_rows=rows,
             part=span,
             first_row=part.first_row,
+            skip=self.skip,
         ):
             read += len(chunk)
             yield replace(chunk, split=split, file_number=part.file)
@@ -132,8 +137,8 @@ class FrameSource:
 
     name, shared = "frame", False
 
-    def __init__(self, frame: pd.DataFrame) -> None:
-        self.frame = frame
+    def __init__(self, frame: pd.DataFrame, *, skip: bool = False) -> None:
+        self.frame, self.skip = frame, skip
 
     def parts(self) -> list[Part]:
         """See :class:`Source`."""
@@ -141,7 +146,7 @@ class FrameSource:
 
     def chunks(self, part: Part, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
         """See :class:`Source`."""
-        return frame_chunks(self.frame, columns, rows)
+        return frame_chunks(self.frame, columns, rows, skip=self.skip)
 
     def describe(self) -> list[dict[str, Any]]:
         """The cells and their types, column by column."""
@@ -158,7 +163,10 @@ class FrameSource:
             part = column.iloc[first : first + _HASHED_ROWS]
             try:
                 cells = pd.util.hash_pandas_object(part, index=False)
-            except TypeError:  # cells that are no scalars, in a column that may not even be used
+            except (
+                TypeError,
+                UnicodeError,
+            ):  # cells that are no scalars or text, in a column that may not even be used
                 cells = pd.util.hash_pandas_object(part.map(repr), index=False)
             digest.update(np.ascontiguousarray(cells.to_numpy()).data)
         return digest.hexdigest()

@@ -16,6 +16,8 @@ from recsys_embed.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
 
+_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+
 Cuts = tuple[float, float] | tuple[str, str]
 """The times at which validation and test begin, as numbers or as text."""
 
@@ -60,11 +62,21 @@ def split_of(chunk: Chunk, config: SplitConfig, cuts: Cuts | None = None) -> np.
     return splits
 
 
-def _by_time(chunk: Chunk, column: str, cuts: Cuts) -> np.ndarray:
+def times_of(chunk: Chunk, column: str) -> pa.Array:
+    """The times by which rows are split, as text ``[rows]``.
+
+    Raises:
+        DataError: one is missing.
+    """
     cells = chunk.text(column)
     if cells.null_count:
         index = int(np.argmax(cells.is_null().to_numpy(zero_copy_only=False)))
         raise chunk.error("the time by which rows are split is missing", column, index, "")
+    return cells
+
+
+def _by_time(chunk: Chunk, column: str, cuts: Cuts) -> np.ndarray:
+    cells = times_of(chunk, column)
     if isinstance(cuts[0], str):
         later = [pc.greater_equal(cells, cut).to_numpy(zero_copy_only=False) for cut in cuts]
     else:
@@ -81,12 +93,18 @@ def cuts_of(counted: Iterable[pa.Table], fractions: Sequence[float]) -> Cuts:
 
     Raises:
         ConfigError: there are too few times to have three splits.
+        CellError: some are numbers and some are not; gives one of the fewer.
     """
     table = pa.concat_tables(list(counted))
     values, counts = table["value"].combine_chunks(), table["count"].to_numpy()
     try:
         times: np.ndarray = to_numbers(values.cast(pa.string()))
     except CellError:
+        numbers = pc.match_substring_regex(values, _NUMBER).to_numpy(zero_copy_only=False)
+        if numbers.any():
+            few = numbers if counts[numbers].sum() < counts[~numbers].sum() else ~numbers
+            odd = values[int(few.argmax())].as_py()
+            raise CellError("some times are numbers and some are text, so they have no order", value=odd) from None
         times = np.array(values.to_pylist(), object)
     order = np.argsort(times, kind="stable")
     times, before = times[order], np.cumsum(counts[order]) - counts[order]

@@ -11,10 +11,13 @@ hashed features depend on it.
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pyarrow as pa
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FEW, _ALL = 8, 2**64 - 1
 _BLOCK = 1 << 16  # values at once, so that what is being mixed stays in the cache
 
 
@@ -54,10 +57,22 @@ def _block(
     hashed = mix64(np.uint64(seed % 2**64) + lengths.astype(np.uint64) * GOLDEN)
     rows = np.flatnonzero(lengths)
     done = 0
-    while len(rows):
+    while len(rows) > _FEW:
         left = np.minimum(lengths[rows] - done, 8).astype(np.uint64)
         kept = np.uint64(2**64 - 1) >> (np.uint64(64) - np.uint64(8) * left)
         hashed[rows] = mix64(hashed[rows] ^ (words[starts[rows] + done] & kept))
         done += 8
         rows = rows[lengths[rows] > done]
+    for row in rows.tolist():  # a few values much longer than the others
+        hashed[row] = _finished(int(hashed[row]), padded[starts[row] + done : starts[row] + lengths[row]].tobytes())
+    return hashed
+
+
+def _finished(hashed: int, rest: bytes) -> int:
+    """The same by Python's integers, which is faster than numpy one by one."""
+    for (word,) in struct.iter_unpack("<Q", rest + bytes(-len(rest) % 8)):
+        z = hashed ^ word
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _ALL
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _ALL
+        hashed = z ^ (z >> 31)
     return hashed

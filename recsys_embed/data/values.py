@@ -10,15 +10,16 @@ booleans as ``true`` and ``false``. Missing is the empty string, null, None, NaN
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Above this, whole numbers that differ may be equal as floats.
-EXACT_FLOAT = 2**53
+# From here on, whole numbers that differ may be equal as floats, by the bits of the float.
+EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
+EXACT_FLOAT = EXACT[64]
 
 
 class CellError(ValueError):
@@ -29,16 +30,17 @@ class CellError(ValueError):
         self.index, self.value = index, value
 
 
-def column_of(series: pd.Series) -> pa.Array:
-    """A pandas column as Arrow; a mixed one as text.
+def column_of(series: pd.Series, refused: dict[int, CellError] | None = None) -> pa.Array:
+    """A pandas column as Arrow; a mixed one as text. Cells that cannot be are put into ``refused`` by their index,
+    where it is given, and are null.
 
     Raises:
-        CellError: a cell holds something that is not a scalar.
+        CellError: a cell holds something that is not a scalar, is no text, or is a float that may have lost digits.
     """
     try:
         column = pa.Array.from_pandas(series)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        column = pa.array([_scalar_text(value, index) for index, value in enumerate(series)], pa.string())
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        column = pa.array([_scalar_text(value, index, refused) for index, value in enumerate(series)], pa.string())
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
@@ -54,11 +56,13 @@ def to_text(column: pa.Array, *, exact: bool = True) -> pa.Array:
     if pa.types.is_nested(kind):
         raise CellError(f"holds {kind} cells: one value a cell is expected (several as text with a separator)")
     if pa.types.is_floating(kind):
-        return _float_text(column.cast(pa.float64()), exact)
+        return _float_text(column, exact)
     try:
+        if pa.types.is_string(kind):  # a Parquet file may say so of any bytes
+            column = column.cast(pa.binary())
         text = column.cast(pa.string())
     except pa.ArrowInvalid as error:
-        raise CellError(f"cannot be read as text: {error}") from error
+        raise _no_text(column, error) from error
     empty = pc.equal(text, "")
     return pc.if_else(empty, None, text) if pc.any(empty).as_py() else text
 
@@ -102,57 +106,93 @@ def canonical(value: object) -> str:
 
 
 def _float_text(column: pa.Array, exact: bool) -> pa.Array:
-    numbers = column.to_numpy(zero_copy_only=False)
+    bits = column.type.bit_width
+    if bits == 16:
+        column = column.cast(pa.float32())
+    numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     missing = np.isnan(numbers)
     with np.errstate(invalid="ignore"):
-        lossy = np.isfinite(numbers) & (np.abs(numbers) >= EXACT_FLOAT)
-        whole = (numbers == np.floor(numbers)) & ~lossy & np.isfinite(numbers)
+        lossy = np.isfinite(numbers) & (np.abs(numbers) >= EXACT[bits])
+        whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < EXACT_FLOAT)
     if exact and lossy.any():
         index = int(lossy.argmax())
         raise CellError(
-            "a whole number of 2**53 or more in a column of floats: different ids may already be equal; "
-            "give the column as text or integers",
+            f"a whole number of 2**{EXACT[bits].bit_length() - 1} or more in a column of {bits}-bit floats: different "
+            "ids may already be equal; give the column as text or integers",
             index=index,
             value=float(numbers[index]),
         )
     digits = pa.array(np.where(whole, numbers, 0).astype(np.int64)).cast(pa.string())
-    rest = pa.array(np.where(whole, 0.0, numbers)).cast(pa.string()) if not (whole | missing).all() else digits
+    others = pa.array(whole | missing)
+    rest = pc.if_else(others, None, column).cast(pa.string()) if not pc.all(others).as_py() else digits
     return pc.if_else(pa.array(missing), None, pc.if_else(pa.array(whole), digits, rest))
+
+
+def _no_text(column: pa.Array, error: Exception) -> CellError:
+    """The first cell that is not UTF-8, where that is what is wrong."""
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_large_string(kind):
+        index = first_refused(column.cast(pa.large_binary()), lambda cells: cells.cast(pa.large_string()))
+        if index is not None:
+            return CellError("is not UTF-8 text", index=index, value=column[index].as_buffer().to_pybytes()[:80])
+    return CellError(f"cannot be read as text: {error}")
 
 
 def _parse(text: pa.Array) -> np.ndarray:
     trimmed = pc.utf8_trim_whitespace(text)
     try:
-        return np.asarray(trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+        numbers = np.asarray(trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+        there = np.isnan(numbers) & text.is_valid().to_numpy(zero_copy_only=False)  # "nan" is text like any other
+        index = int(there.argmax()) if there.any() else None
     except pa.ArrowInvalid:
-        index = _first_bad(trimmed)
-        raise CellError("text in a numeric column", index=index, value=text[index].as_py()) from None
+        index = first_refused(trimmed, lambda cells: cells.cast(pa.float64()))
+    if index is not None:
+        raise CellError("text in a numeric column", index=index, value=text[index].as_py())
+    return numbers
 
 
-def _first_bad(text: pa.Array) -> int:
-    """The first cell that does not parse, found by halving."""
-    first, last = 0, len(text)
+def first_refused(cells: pa.Array, convert: Callable[[pa.Array], object]) -> int | None:
+    """The first cell that Arrow cannot convert, found by halving."""
+    first, last = 0, len(cells)
     while last - first > 1:
         middle = (first + last) // 2
-        try:
-            text[first:middle].cast(pa.float64())
+        if _converts(cells[first:middle], convert):
             first = middle
-        except pa.ArrowInvalid:
+        else:
             last = middle
-    return first
+    return None if first == last or _converts(cells[first:last], convert) else first
 
 
-def _scalar_text(value: object, index: int) -> str | None:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (list, tuple, dict, set, np.ndarray)):
-        raise CellError("one value a cell is expected (several as text with a separator)", index=index, value=value)
-    if value is None or pd.isna(value):  # type: ignore[call-overload]
-        return None
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
+def _converts(cells: pa.Array, convert: Callable[[pa.Array], object]) -> bool:
     try:
+        convert(cells)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _scalar_text(value: object, index: int, refused: dict[int, CellError] | None) -> str | None:
+    try:
+        return _text_of(value)
+    except CellError as error:
+        named = CellError(str(error), index=index, value=value)
+        if refused is None:
+            raise named from error
+        refused[index] = named
+        return None
+
+
+def _text_of(value: object) -> str | None:
+    if isinstance(value, (list, tuple, dict, set, np.ndarray)):
+        raise CellError("one value a cell is expected (several as text with a separator)")
+    if value is None or (not isinstance(value, (str, bytes)) and pd.isna(value)):  # type: ignore[call-overload]
+        return None
+    try:
+        if isinstance(value, bytes):
+            return value.decode("utf-8")
         whole: Sequence[str | None] = to_text(pa.array([value])).to_pylist()
         return whole[0]
-    except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError):
+    except UnicodeError as error:
+        raise CellError("is not UTF-8 text") from error
+    except (OverflowError, pa.ArrowException):
         return str(value)

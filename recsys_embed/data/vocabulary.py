@@ -15,6 +15,9 @@ import xxhash
 from recsys_embed.data.text_hash import hash_text
 from recsys_embed.errors import CheckpointError
 
+LARGEST = 2**31 - 1
+"""The most ids that a vocabulary can have: they are int32."""
+
 _NARROW = 2**31 - 1  # bytes of text that Arrow's string type can hold
 
 

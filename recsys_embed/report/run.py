@@ -25,6 +25,7 @@ import xxhash
 from recsys_embed import ranks
 from recsys_embed.config import Config, StrategyNode
 from recsys_embed.data import EncodedDataset
+from recsys_embed.data.screening import left_out
 from recsys_embed.data.vectors import contents
 from recsys_embed.errors import BudgetError, DivergedError
 from recsys_embed.files import atomic_write
@@ -219,6 +220,8 @@ def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
         protocol["negative_rate"] = config.data.negative_rate
     if dataset.hashed:
         protocol["hashed"] = dataset.hashed
+    if missing := left_out(dataset.schema):
+        protocol["left_out"] = missing
     if cell.tuning is not None:
         _leave_out(protocol, cell.tuning["space"])
     known = {

@@ -92,7 +92,7 @@ def test_rows_are_counted_from_one_across_chunks(tmp_path: Path) -> None:
         (b"a,b\n1,2\n3,4,5\n", "has 3 fields instead of 2", None, 2),
         (b"a,b\n1,2\n\xff\xfe,4\n", "is not UTF-8", "a", 2),
         (b"\xff\xfea,b\n1,2\n", "not UTF-8", None, None),
-        (b'a,b\n1,2\n3,"4\n5,6\n', "never closed", "b", None),
+        (b'a,b\n1,2\n3,"4\n5,6\n', "never closed", "b", 2),
     ],
 )
 def test_bad_csv_names_its_place(

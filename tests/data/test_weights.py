@@ -117,7 +117,7 @@ def test_a_wrong_weight_in_a_late_part_is_named(kit: SimpleNamespace, tmp_path: 
         ("-0.5", "is negative", -0.5),
         ("", "is missing", None),
         ("heavy", "text in a numeric column", "heavy"),
-        ("nan", "is missing", None),
+        ("nan", "text in a numeric column", "nan"),
         ("inf", "infinite number", "inf"),
         ("1e39", "is no float32 number", 1e39),
         ("1e-50", "is no float32 number", 1e-50),

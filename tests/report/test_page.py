@@ -128,6 +128,18 @@ def test_an_unknown_budget_is_refused_with_those_there_are(folder: Path, tmp_pat
     assert "At a budget of 0.02 (220 kB) use" in (tmp_path / "copy" / HTML).read_text(encoding="utf-8")
 
 
+def test_rows_that_are_left_out_are_told(study: SimpleNamespace, tmp_path: Path, folder: Path) -> None:
+    told = ["5 rows skipped: column 'price': text in a numeric column (file 'a.csv', row 7: first (value 'cheap'))"]
+    told.append("1 row dropped for a label that is neither positive nor negative: '3' 1")
+    method = study.Method("full", {"": 0.0})
+    study.write(tmp_path, [method], protocol={"rows": {"train": 10}, "left_out": told})
+    write_page(tmp_path)
+    for text in (" ".join(page(tmp_path).words), (tmp_path / MARKDOWN).read_text().replace("\\_", "_")):
+        assert "Rows of the input were left out" in text
+        assert all(one in text for one in told)
+    assert "left out" not in " ".join(page(folder).words)
+
+
 # --- the numbers ---------------------------------------------------------------------------------------------
 
 

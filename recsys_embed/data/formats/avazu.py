@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -38,38 +39,53 @@ def names(file: Path) -> list[str]:
 
 
 def read(
-    file: Path, columns: Sequence[str], part: tuple[int, int] | None = None, first_row: int = 1
+    file: Path,
+    columns: Sequence[str],
+    part: tuple[int, int] | None = None,
+    first_row: int = 1,
+    refused: list[DataError] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Some columns as text: ``hour_of_day`` is ``0`` … ``23``, ``weekday`` is ``Mon`` … ``Sun``."""
     require(columns, names(file), str(file))
     derived = [name for name in columns if name in DERIVED]
     stored = list(dict.fromkeys(["hour" if name in DERIVED else name for name in columns]))
     row = first_row
-    for batch in read_delimited(file, stored, _DIALECT, part=part):
-        parts = dict(zip(DERIVED, split_hours(batch.column("hour"), file, row), strict=True)) if derived else {}
+    for batch in read_delimited(file, stored, _DIALECT, None, part, first_row, refused):
+        parts = {}
+        if derived:
+            parts = dict(zip(DERIVED, split_hours(batch.column("hour"), file, row, refused), strict=True))
         arrays = [parts[name] if name in parts else batch.column(name) for name in columns]
         yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
         row += batch.num_rows
 
 
-def split_hours(cells: pa.Array, file: Path, row: int) -> tuple[pa.Array, pa.Array]:
+def split_hours(
+    cells: pa.Array, file: Path, row: int, refused: list[DataError] | None = None
+) -> tuple[pa.Array, pa.Array]:
     """Hours of the day and days of the week of cells YYMMDDHH, the first of which stands in row ``row``.
 
     Raises:
-        DataError: a cell that is no such hour.
+        DataError: a cell that is no such hour, and there is no ``refused`` to put it into.
     """
     encoded = cells.dictionary_encode()
-    hours, days = [], []
+    hours, days = list[str | None](), list[str | None]()
     for code, text in enumerate(encoded.dictionary.to_pylist()):
         try:
             if not (text.isascii() and text.isdigit() and len(text) == 8):
                 raise ValueError
             when = datetime.datetime(2000 + int(text[:2]), int(text[2:4]), int(text[4:6]), int(text[6:]))
         except ValueError:
-            first = pc.index(encoded.indices, code).as_py()
-            raise DataError(
-                "is not an hour as YYMMDDHH", file=str(file), column="hour", row=row + first, value=text
-            ) from None
+            wrong = np.flatnonzero(pc.equal(encoded.indices, code).fill_null(False).to_numpy(zero_copy_only=False))
+            message = "is not an hour as YYMMDDHH"
+            errors = [
+                DataError(message, file=str(file), column="hour", row=row + i, value=text) for i in wrong.tolist()
+            ]
+            if refused is None:
+                raise errors[0] from None
+            refused += errors
+            hours.append(None)
+            days.append(None)
+            continue
         hours.append(str(when.hour))
         days.append(_WEEKDAYS[when.weekday()])
     return (
@@ -88,4 +104,5 @@ AVAZU = Format(
     names=names,
     read=read,
     cut=lambda number, file: cut_lines(number, file, count_quoted, headed=True),
+    read_skipping=read,
 )

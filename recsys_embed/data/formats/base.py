@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from recsys_embed.data.parts import Part
+from recsys_embed.errors import DataError
 
 
 def alone(file: Path) -> list[Path]:
@@ -28,6 +29,8 @@ class Format:
     ``cut(number, file)`` are the parts of the file of that number. ``read(file, columns, part, first_row)`` streams
     some columns of a part, from a byte (or row group) to another, or None for the whole file: as text, in the order
     asked for and null where a cell is empty. ``first_row`` is the number of its first row, for the places in errors.
+    ``read_skipping`` does the same, but puts the errors of rows that cannot be read into its last argument, before
+    the batch that has these rows; None where one such row is an error of the file.
     """
 
     files: str
@@ -37,3 +40,6 @@ class Format:
     read: Callable[[Path, Sequence[str], tuple[int, int] | None, int], Iterator[pa.RecordBatch]]
     cut: Callable[[int, Path], list[Part]]
     beside: Callable[[Path], list[Path]] = alone
+    read_skipping: (
+        Callable[[Path, Sequence[str], tuple[int, int] | None, int, list[DataError]], Iterator[pa.RecordBatch]] | None
+    ) = None

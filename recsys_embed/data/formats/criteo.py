@@ -39,13 +39,17 @@ def names(file: Path) -> list[str]:
 
 
 def read(
-    file: Path, columns: Sequence[str], part: tuple[int, int] | None = None, first_row: int = 1
+    file: Path,
+    columns: Sequence[str],
+    part: tuple[int, int] | None = None,
+    first_row: int = 1,
+    refused: list[DataError] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Some columns as text."""
     there = names(file)
     if "label" in columns and "label" not in there:
         raise DataError("has no labels, as Criteo's test.txt", file=str(file), column="label")
-    return read_delimited(file, columns, _DIALECT, there, part)
+    return read_delimited(file, columns, _DIALECT, there, part, first_row, refused)
 
 
 def find_rows(path: str | Path) -> list[Path]:
@@ -67,4 +71,5 @@ CRITEO = Format(
     names=names,
     read=read,
     cut=lambda number, file: cut_lines(number, file, count_plain),
+    read_skipping=read,
 )

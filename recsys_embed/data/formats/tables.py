@@ -12,6 +12,7 @@ from recsys_embed.data.formats.base import Format
 from recsys_embed.data.parquet import cut_row_groups, is_parquet, parquet_names, read_parquet
 from recsys_embed.data.parts import Part, count_quoted, cut_lines
 from recsys_embed.data.streams import find
+from recsys_embed.errors import DataError
 
 _SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq")
 _PACKED = (".gz", ".zst", ".zip")
@@ -27,11 +28,15 @@ def tables(separator: str | None = None) -> Format:
         return parquet_names(file) if is_parquet(file) else header(file, dialect(file))
 
     def read(
-        file: Path, columns: Sequence[str], part: tuple[int, int] | None = None, first_row: int = 1
+        file: Path,
+        columns: Sequence[str],
+        part: tuple[int, int] | None = None,
+        first_row: int = 1,
+        refused: list[DataError] | None = None,
     ) -> Iterator[pa.RecordBatch]:
         if is_parquet(file):
             return read_parquet(file, columns, part)
-        return read_delimited(file, columns, dialect(file), part=part)
+        return read_delimited(file, columns, dialect(file), None, part, first_row, refused)
 
     def cut(number: int, file: Path) -> list[Part]:
         return cut_row_groups(number, file) if is_parquet(file) else cut_lines(number, file, count_quoted, headed=True)
@@ -43,6 +48,7 @@ def tables(separator: str | None = None) -> Format:
         names=names,
         read=read,
         cut=cut,
+        read_skipping=read,
     )
 
 

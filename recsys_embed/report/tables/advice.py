@@ -10,6 +10,7 @@ from recsys_embed.report.sizes import budget_name, format_bytes
 from recsys_embed.report.statistics import Interval
 from recsys_embed.report.summary import Budget, Cell, Section
 from recsys_embed.report.tables.baselines import search_notices
+from recsys_embed.report.tables.protocol import rows_left_out
 from recsys_embed.report.tables.words import PERCENT, listing, number, percent, plural, signed
 
 
@@ -116,6 +117,8 @@ def _likewise(section: Section, budget: Budget) -> str:
 def notices(section: Section) -> list[str]:
     """What limits the conclusions of a section."""
     out = search_notices(section)
+    if rows_left_out(section):
+        out.append("Rows of the input were left out: how many, and why, stands at the end, under protocol.")
     if section.tuned:
         out.append(
             "Every strategy and full were tuned equally, on validation. All differences, ranks, intervals and figures "

@@ -25,6 +25,7 @@ def protocol(section: Section) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
     if rows:
         facts.append(("Rows", ", ".join(f"{name} {grouped(count)}" for name, count in rows.items())))
+    facts += [("Left out", text) for text in told.pop("left_out", [])]
     for name in ("split", "model"):
         if name in told:
             facts.append((name.capitalize(), _flat(told.pop(name))))
@@ -52,6 +53,11 @@ def protocol(section: Section) -> list[tuple[str, str]]:
         facts.append(("Many comparisons", _many(section)))
     facts.append(("Speed", "As met while training; a run that was reused keeps what it took when it was trained."))
     return facts
+
+
+def rows_left_out(section: Section) -> bool:
+    """Whether rows of the input are missing from the data set."""
+    return "left_out" in _first_json(section.runs["protocol"])
 
 
 _UNTUNED = "none: every strategy ran under the settings above, which may suit one better than another"

@@ -40,7 +40,7 @@ print(json.dumps([rows.nbytes, peak_rss_bytes() - before, labels]))
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("split") / "train.arrow"
-    file = SplitFile.create(path, ROWS, [str(n) for n in range(WIDTH)], [None] * 26)
+    file = SplitFile.create(path, ROWS, [str(n) for n in range(WIDTH)], [None] * 26, [4] * 26)
     for first in range(0, ROWS, BLOCK):
         ids = np.arange(first, first + BLOCK, dtype=np.int32)
         numbers = np.ones(BLOCK, np.float32)

@@ -128,7 +128,7 @@ def test_a_judged_cell_is_that_of_a_run_without_reading_the_test_split(
                 return found
 
             def guarded(*args: Any, **kwargs: Any) -> Any:
-                assert "test" not in [*args, *kwargs.values()], name
+                assert "test" not in [one for one in (*args, *kwargs.values()) if isinstance(one, str)], name
                 return found(*args, **kwargs)
 
             return guarded

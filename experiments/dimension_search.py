@@ -5,7 +5,7 @@
 Run from a checkout. ``recsys-embed search CONFIG`` at each of the budgets in ``study.budgets`` and, with ``--splits``,
 once for each ``data.split.seed``, into a folder each under DIR, which keeps what is done. Then ``results.csv`` with the
 finals of all, and ``summary.md``: for each budget and method the mean test AUC ± standard deviation over seeds and
-splits, the difference to ``uniform`` with a paired bootstrap interval, and what the search cost.
+splits, the difference to ``uniform`` with a paired bootstrap interval where that fits, and what the search cost.
 
 The bootstrap resamples test rows where there is one split, and splits where there are several: their test rows overlap.
 """
@@ -75,13 +75,17 @@ def summarise(folders: Sequence[tuple[float | str, int, Path]], out: Path) -> No
             runs = mine[mine["found_by"] == method]
             tried = trials[(trials["at"] == budget) & (trials["method"] == str(method).split(",")[0])]
             (folder, *_) = [folder for asked, _, folder in folders if str(asked) == budget]
-            found = across_splits(mine, method) if several else across_rows(folder, method)
-            told = "" if method == BASELINE else f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+            told = ""
+            if method != BASELINE and BASELINE in set(mine["found_by"]):
+                found = across_splits(mine, method) if several else across_rows(folder, method)
+                told = f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
             lines.append(
                 f"| {budget} | {method} | {runs['test_auc'].mean():.4f} ± {runs['test_auc'].std():.4f} | {told} "
                 f"| {runs['serve_bytes'].mean():,.0f} | {tried['samples_seen'].sum():,.0f} "
                 f"| {tried['wall_seconds'].sum():,.0f} |"
             )
+        lost = trials[(trials["at"] == budget) & (trials["status"] == "infeasible")]
+        lines += [f"| {budget} | {method} | infeasible | | | | |" for method in lost["method"].unique()]
     atomic_write(out / "summary.md", "\n".join(lines) + "\n")
 
 

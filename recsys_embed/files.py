@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import json
 import os
 import re
@@ -29,7 +30,6 @@ MANIFEST = "manifest.json"
 
 _TEMPORARY, _OLD = ".tmp-", ".old-"
 _STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
-_CHUNK = 1 << 20
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -308,6 +308,12 @@ def _errno(error: BaseException) -> int | None:
 # --- checking ------------------------------------------------------------------------------------------------
 
 
+def checksum(path: str | os.PathLike[str]) -> str:
+    """The xxh3_128 of a file's bytes, by which it is known again."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
 def write_manifest(folder: str | os.PathLike[str]) -> str:
     """Write ``manifest.json`` with path, bytes and xxh3_64 of every other file; return the checksum of that list."""
     root = Path(folder)
@@ -375,8 +381,5 @@ def _manifest_text(files: list[dict[str, Any]]) -> str:
 
 
 def _checksum(path: Path) -> str:
-    digest = xxhash.xxh3_64()
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()

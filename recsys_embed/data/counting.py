@@ -11,7 +11,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from recsys_embed.data import blocks
 from recsys_embed.data.bags import split_cells
@@ -27,7 +26,7 @@ from recsys_embed.data.values import CellError
 from recsys_embed.data.vocabulary import LARGEST, Vocabulary
 from recsys_embed.data.weights import Weighted
 from recsys_embed.errors import DataError
-from recsys_embed.files import atomic_write
+from recsys_embed.files import atomic_write, checksum
 
 SAMPLE = 1 << 17
 """Training rows of which the quantiles of a column are taken: all of them, where there are no more."""
@@ -190,7 +189,7 @@ def count(job: Job, index: int) -> int:
         "missing": kept.missing,
         "blocks": kept.blocks,
         "truth": bool(truth),
-        "files": [_digest(path) for path in (runs_path(job, COUNTS, index), rows_path(job, index))],
+        "files": [checksum(path) for path in (runs_path(job, COUNTS, index), rows_path(job, index))],
     }
     finish(job, COUNTS, index, tree)
     return sum(rows)
@@ -202,16 +201,8 @@ def recount_damaged(job: Job) -> None:
         if result(job, COUNTS, index).is_file() and not result(job, ENCODED, index).is_file():
             known = json.loads(result(job, COUNTS, index).read_text(encoding="utf-8"))["files"]
             paths = runs_path(job, COUNTS, index), rows_path(job, index)
-            if not all(path.is_file() for path in paths) or known != [_digest(path) for path in paths]:
+            if not all(path.is_file() for path in paths) or known != [checksum(path) for path in paths]:
                 result(job, COUNTS, index).unlink()
-
-
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def vocabulary(job: Job, name: str) -> Vocabulary:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from recsys_embed.data.numeric import TOO_FAR
 from recsys_embed.data.rows import Job
 from recsys_embed.data.split import SPLITS
 from recsys_embed.data.storage import WEIGHT, SplitFile
-from recsys_embed.files import atomic_write
+from recsys_embed.files import atomic_write, sync
 
 DATA, ENCODER, LAYOUT = "data", "encoder", "layout.json"
 
@@ -100,8 +99,7 @@ def encode(job: Job, index: int) -> int:
             for i, ids in enumerate(part.ids):
                 values[split][i] += len(ids.values) if isinstance(ids, Bag) else 0
     for path in paths:  # a part that is done stays so when the machine stops
-        with open(path, "rb") as file_:
-            os.fsync(file_.fileno())
+        sync(path)
     finish(job, ENCODED, index, {})
     for path in kept:
         path.unlink()

@@ -21,6 +21,7 @@ from recsys_embed.data.planted import VERSION, Planted
 from recsys_embed.data.readers import find_files, read_chunks
 from recsys_embed.data.streams import on_disk, split_member
 from recsys_embed.errors import DataError
+from recsys_embed.files import checksum
 
 _HASHED_ROWS = 1 << 16  # of a data frame at once
 
@@ -99,12 +100,12 @@ class FileSource:
 
     def describe(self) -> list[dict[str, Any]]:
         """Every file by its content; path, size and time of change spare reading it again."""
-        hash_of = functools.cache(_hash)  # members of one archive
+        hash_of = functools.cache(checksum)  # members of one archive
         return [{**self._stamp(split, file), "xxh3_128": hash_of(on_disk(file))} for split, file in self._inputs()]
 
     def matches(self, described: list[dict[str, Any]]) -> bool:
         """Equal content; only files that were moved or touched are read for that."""
-        inputs, hash_of = self._inputs(), functools.cache(_hash)
+        inputs, hash_of = self._inputs(), functools.cache(checksum)
         if len(described) != len(inputs):
             return False
         for (split, file), known in zip(inputs, described, strict=True):
@@ -214,11 +215,3 @@ def name_of(place: str) -> str:
     if set("*?[") & set(path.name):
         path = path.parent
     return (path.name.split(".")[0] if path.is_file() else path.name) or "data"
-
-
-def _hash(file: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with open(file, "rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

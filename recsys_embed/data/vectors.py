@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from recsys_embed.data.chunks import Chunk, require
 from recsys_embed.data.readers import column_names, read_chunks
 from recsys_embed.errors import DataError
+from recsys_embed.files import checksum
 
 ID, VECTOR = "id", "vector"
 
@@ -95,11 +95,7 @@ def _checksum(path: str) -> str:
 
 @lru_cache(maxsize=64)
 def _checksum_as_of(path: str, size: int, changed: int) -> str:
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return checksum(path)
 
 
 def _columns(file: Path) -> list[str]:

@@ -199,8 +199,8 @@ def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
 def test_members_of_one_archive_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An archive of twenty days is not read twenty times over."""
     hashed: list[Path] = []
-    hash_of = sources._hash
-    monkeypatch.setattr(sources, "_hash", lambda file: (hashed.append(file), hash_of(file))[1])
+    hash_of = sources.checksum
+    monkeypatch.setattr(sources, "checksum", lambda file: (hashed.append(file), hash_of(file))[1])
     archive = public.movielens_1m_zip(tmp_path)
     source = sources.FileSource(parse_config({"data": archive.data}).data)
     described = source.describe()

@@ -50,7 +50,7 @@ def estimate(config: DataConfig, out: str | Path, *, workers: int | None = None)
     config = complete(config)
     source = open_source(config)
     parts = source.parts()
-    head = Head(source, SAMPLE_ROWS)
+    head = Head(source, parts, SAMPLE_ROWS)
     with tempfile.TemporaryDirectory(prefix="recsys-embed-") as work:
         (Path(work) / DATA).mkdir()
         start = time.perf_counter()
@@ -90,14 +90,14 @@ def estimate(config: DataConfig, out: str | Path, *, workers: int | None = None)
 class Head:
     """The first rows of a source."""
 
-    def __init__(self, source: Source, rows: int) -> None:
-        self.source, self.rows = source, rows
+    def __init__(self, source: Source, parts: Sequence[Part], rows: int) -> None:
+        self.source, self.rows, self._parts = source, rows, parts
         self.name, self.shared = source.name, False
         self.read, self.ended = 0, False
 
     def parts(self) -> list[Part]:
         """The first."""
-        return self.source.parts()[:1]
+        return list(self._parts[:1])
 
     def chunks(self, part: Part, columns: Sequence[str], rows: int) -> Iterator[Chunk]:
         """Stream some columns of the first rows."""
@@ -110,7 +110,7 @@ class Head:
             if read >= self.rows:
                 self.read = read
                 return
-        self.read, self.ended = read, len(self.source.parts()) == 1
+        self.read, self.ended = read, len(self._parts) == 1
 
     def describe(self) -> list[dict[str, Any]]:
         """Those of the whole."""

@@ -194,13 +194,15 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
     _check(job, rows, positives, dropped.total(), skipped.rows)
     if job.config.weight is not None:
         check_weighted(job.config, np.sum([one["weighted"] for one in counted], axis=0))
-    if not (work / LAYOUT).is_file():
+    if (work / LAYOUT).is_file():
+        encoder, layout = Encoder.load(work / DATA / ENCODER), Layout.load(work / LAYOUT)
+    else:
         hands.run("vocabularies", build_vocabulary, job, bar, len(job.vocabularies) + len(job.hashes))
         encoder = encoder_of(job, counted)
         encoder.describe(work / DATA / ENCODER)
-        Layout.create(job, encoder, counted).save(work / LAYOUT)
+        layout = Layout.create(job, encoder, counted)
+        layout.save(work / LAYOUT)
     hands.run(counting.ENCODED, encode, job, bar)
-    encoder, layout = Encoder.load(work / DATA / ENCODER), Layout.load(work / LAYOUT)
     truth = counting.truth(job, counted)
     return {
         "fingerprint": _fingerprint(job, encoder, layout),

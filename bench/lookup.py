@@ -55,7 +55,7 @@ def measure(
 
     from bench.harness.draws import scattered, zipf_ranks
     from recsys_embed import EmbeddingLayer, Feature
-    from recsys_embed.features import Ids
+    from recsys_embed.ids import Ids
 
     budget = None if strategy == "full" else 0.1
     emb = EmbeddingLayer(

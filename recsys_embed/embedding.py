@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_embed.features import Feature, Ids
+from recsys_embed.features import Feature
+from recsys_embed.ids import Ids
 from recsys_embed.layer import EmbeddingLayer
 from recsys_embed.tables.optimizer import TablesOptimizer
 

@@ -14,8 +14,6 @@ The family is frozen by a table of known answers in the tests: any change would 
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
@@ -28,15 +26,6 @@ def _signed(value: int) -> int:
 
 _MULTIPLY_1 = _signed(0xBF58476D1CE4E5B9)
 _MULTIPLY_2 = _signed(0x94D049BB133111EB)
-
-
-def seed_of(vocabulary: str, slot: int, hash_seed: int = 0) -> int:
-    """The 64-bit seed of a vocabulary's slot (probe or chunk), as a wrapped signed integer.
-
-    It depends on names and numbers only: not on the order of features, nor on the process.
-    """
-    text = f"{hash_seed}\x1f{slot}\x1f{vocabulary}".encode()
-    return _signed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little"))
 
 
 def mix(values: Tensor) -> Tensor:

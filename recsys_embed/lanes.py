@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec
-from recsys_embed.features import Feature, offsets_of
+from recsys_embed.features import Feature
+from recsys_embed.ids import offsets_of
 from recsys_embed.pooling import occurrence_weights, pool_occurrences
 from recsys_embed.tables.base import Group, Request
 

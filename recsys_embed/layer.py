@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from recsys_embed import ranks
+from recsys_embed.as_ids import as_ids
 from recsys_embed.budget import ByteBudget, Plan, plan
 from recsys_embed.config import EmbeddingConfig, ShardingConfig, StrategyNode
 from recsys_embed.embeddings.base import Lookup, Strategy
 from recsys_embed.errors import ConfigError, DataError
-from recsys_embed.features import Feature, Ids, resolve
-from recsys_embed.ids import as_ids
+from recsys_embed.features import Feature, resolve
+from recsys_embed.ids import Ids
 from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of, specs_of
 from recsys_embed.ledger import ledger
 from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage
@@ -133,7 +134,7 @@ class EmbeddingLayer(nn.Module):
         Args:
             ids: ``[F, B]`` integers; a dict with, for each feature, ``[B]`` ids or, where multi-valued, ``(values,
                 offsets [B + 1])`` or ``(values, offsets, weights)``; ``(values [N], offsets [F*B + 1])``,
-                feature-major; an :class:`~recsys_embed.features.Ids`; or a KeyedJaggedTensor. Never changed.
+                feature-major; an :class:`~recsys_embed.ids.Ids`; or a KeyedJaggedTensor. Never changed.
 
         Raises:
             DataError: an id outside ``[0, cardinality)``, with the feature, the sample and the value.

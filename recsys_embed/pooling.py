@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recsys_embed.features import Feature, Ids
+from recsys_embed.features import Feature
+from recsys_embed.ids import Ids
 
 
 def occurrence_weights(features: Sequence[Feature], ids: Ids) -> Tensor | None:

@@ -18,8 +18,8 @@ from torch.export import Dim, ExportedProgram
 
 from recsys_embed.embeddings.base import name_of
 from recsys_embed.errors import ConfigError
-from recsys_embed.features import Ids
 from recsys_embed.files import atomic_write
+from recsys_embed.ids import Ids
 from recsys_embed.recommender import Recommender
 
 

@@ -11,7 +11,6 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,23 +18,9 @@ from torch import Tensor
 
 from recsys_embed.errors import RankError
 from recsys_embed.rendezvous import meet
+from recsys_embed.share import Share
 
 _BEAT_SECONDS, _START_SECONDS = 1.0, 300.0
-
-
-@dataclass(frozen=True)
-class Share:
-    """One of ``count`` contiguous pieces that whatever is divided among ranks falls into, as equal as they can be."""
-
-    place: int = 0
-    count: int = 1
-
-    def of(self, size: int) -> tuple[int, int]:
-        """Where the piece of ``size`` things begins and ends; it may be empty."""
-        return self.place * size // self.count, (self.place + 1) * size // self.count
-
-
-WHOLE = Share()
 
 
 @contextlib.contextmanager

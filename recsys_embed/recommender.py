@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from recsys_embed import ranks
 from recsys_embed.config import Config
 from recsys_embed.data.vectors import contents
-from recsys_embed.features import Feature, Ids
+from recsys_embed.features import Feature
+from recsys_embed.ids import Ids
 from recsys_embed.layer import EmbeddingLayer
 from recsys_embed.models import build_model
 

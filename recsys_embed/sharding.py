@@ -20,8 +20,8 @@ from recsys_embed.budget import size_in_bytes
 from recsys_embed.config import ShardingConfig
 from recsys_embed.embeddings.base import Strategy, TableSpec
 from recsys_embed.errors import ConfigError
-from recsys_embed.features import Ids
 from recsys_embed.hashed import names_of
+from recsys_embed.ids import Ids
 from recsys_embed.tables.base import Group, Tables, UpdateRule
 from recsys_embed.tables.placement import Kind, Placement, kinds_of, row_wise, splits_by_row, table_wise
 from recsys_embed.tables.reference import ReferenceTables

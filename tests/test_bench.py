@@ -20,8 +20,9 @@ from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.config import TrainingConfig
 from recsys_embed.data import prepare
 from recsys_embed.embeddings.compositional import Compositional
-from recsys_embed.features import Ids, resolve
-from recsys_embed.ranks import WHOLE
+from recsys_embed.features import resolve
+from recsys_embed.ids import Ids
+from recsys_embed.share import WHOLE
 from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tables.placement import Scatter
 

@@ -12,7 +12,7 @@ import torch
 from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.collisions import PARTS, collisions
 from recsys_embed.embeddings.hash import Hash
-from recsys_embed.features import Ids
+from recsys_embed.ids import Ids
 
 SEEDS = 100
 

@@ -23,9 +23,9 @@ from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.export import load
 from recsys_embed.features import HASHED_IDS, resolve
 from recsys_embed.hashed import check_hashed
-from recsys_embed.hashing import seed_of
 from recsys_embed.mlflow_model import save_mlflow_model
 from recsys_embed.program import save_program
+from recsys_embed.seeds import seed_of
 from tests.test_hashing import slow_row
 
 MIXED = (Feature("user", hashed=True), Feature("seen", vocabulary="user"), Feature("city", 60))

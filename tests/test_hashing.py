@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_embed.hashing import SIGNS, hash_rows, hash_signs, mix, seed_of
+from recsys_embed.hashing import SIGNS, hash_rows, hash_signs, mix
+from recsys_embed.seeds import seed_of
 
 MASK = 2**64 - 1
 

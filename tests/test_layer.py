@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recsys_embed import BudgetError, ConfigError, DataError, Embedding, EmbeddingBag, EmbeddingLayer, Feature
 from recsys_embed.embeddings import Full
 from recsys_embed.embeddings.base import Lookup, TableAccess
-from recsys_embed.features import Ids
+from recsys_embed.ids import Ids
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
 
 MIXED = {"user": "unified", "tag*": "hash", "*": "compositional"}

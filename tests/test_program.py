@@ -10,7 +10,8 @@ import torch
 
 from recsys_embed.config import CafeConfig, parse_config
 from recsys_embed.errors import ConfigError
-from recsys_embed.features import Feature, Ids
+from recsys_embed.features import Feature
+from recsys_embed.ids import Ids
 from recsys_embed.program import ServedModel, save_program
 from recsys_embed.recommender import Recommender, build_recommender
 from recsys_embed.tables.rounding import TORCH_TYPES

@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.harness.draws import scattered, uniform, zipf_ranks
 from recsys_embed import ConfigError, EmbeddingLayer, Feature
 from recsys_embed.embeddings.base import Strategy
-from recsys_embed.features import Ids
+from recsys_embed.ids import Ids
 from recsys_embed.tables.base import UpdateRule
 
 NUMBER = 8

@@ -22,10 +22,10 @@ from bench.harness.steps import PARTS, TimedStep
 from recsys_embed import EmbeddingLayer, Feature, ranks
 from recsys_embed.config import DLRMConfig, TrainingConfig
 from recsys_embed.data.batches import Batch
-from recsys_embed.features import Ids
+from recsys_embed.ids import Ids
 from recsys_embed.models import build_model
-from recsys_embed.ranks import Share
 from recsys_embed.recommender import Recommender
+from recsys_embed.share import Share
 from recsys_embed.tables.base import UpdateRule
 
 NUMERIC = 13

@@ -22,8 +22,10 @@ from bench.injections.tally import Scale, Tally
 from recsys_embed.config import STRATEGIES
 from recsys_embed.embeddings import hot_sketch
 from recsys_embed.embeddings.index_maps import Blocks, Digits, Hash, Identity, IndexMap, Sketch
-from recsys_embed.features import Feature, Ids
-from recsys_embed.hashing import hash_rows, seed_of
+from recsys_embed.features import Feature
+from recsys_embed.hashing import hash_rows
+from recsys_embed.ids import Ids
+from recsys_embed.seeds import seed_of
 
 MOST_LOADED = 16
 

@@ -31,8 +31,9 @@ from recsys_embed.data.readers import read_frames
 from recsys_embed.embeddings.base import Strategy
 from recsys_embed.errors import RecsysEmbedError
 from recsys_embed.export import load
-from recsys_embed.features import Feature, Ids, resolve
+from recsys_embed.features import Feature, resolve
 from recsys_embed.files import MANIFEST, verify_manifest, write_manifest
+from recsys_embed.ids import Ids
 from recsys_embed.layer import EmbeddingLayer
 from recsys_embed.report.results import read_predictions, read_results
 from recsys_embed.training import checkpoints

@@ -1,7 +1,8 @@
 """What counting leaves for encoding, so that raw cells are read and parsed once.
 
 A part's rows are kept in blocks: every feature's cells as places among the block's own distinct values (a run of the
-part's :class:`~recsys_embed.data.tally.Tally`), numbers, splits and labels as they are.
+part's :class:`~recsys_embed.data.tally.Tally`), numbers, splits and labels. Each column is an array in numpy's format,
+one after the other, in as few bytes a number as hold it exactly: half of what is written, and read again.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.ipc as ipc
 
 from recsys_embed.data.bags import Bag, offsets_of
 from recsys_embed.data.tally import Tally, open_runs
@@ -27,7 +28,7 @@ Cut = tuple[pa.Array, np.ndarray]
 @dataclass(frozen=True)
 class Block:
     """Rows of a part. ``words [F]`` are runs of hash, value and count; ``codes [F]`` the places in them, ``[rows]``
-    int32 (−1: missing) or a bag; ``numbers [n]`` float64, then weights where there are any, float32; ``splits`` int8
+    int32 (−1: missing) or a bag; ``numbers [n]`` float64, then weights where there are any; ``splits`` int8
     (−1: dropped) and ``labels`` float32."""
 
     words: tuple[pa.RecordBatch, ...]
@@ -43,7 +44,7 @@ class BlockWriter:
     def __init__(self, runs: Path, rows: Path, features: Sequence[str], numbers: int) -> None:
         self.missing = dict.fromkeys(features, 0)
         self._tally, self._rows = Tally(runs), rows
-        self._writer: ipc.RecordBatchFileWriter | None = None
+        rows.write_bytes(b"")
         self._cells: list[list[pa.Array | Cut]] = [[] for _ in features]
         self._numbers: list[list[np.ndarray]] = [[] for _ in range(numbers + 2)]
         self._nbytes = 0
@@ -68,53 +69,65 @@ class BlockWriter:
 
     def close(self) -> None:
         """Write the rest."""
-        if self._numbers[-1] or self._writer is None:
+        if self._numbers[-1]:
             self._flush()
         self._tally.close()
-        assert self._writer is not None
-        self._writer.close()
 
     def _flush(self) -> None:
-        *numbers, splits, labels = (np.concatenate(held) if held else np.zeros(0) for held in self._numbers)
+        *numbers, splits, labels = (np.concatenate(held) for held in self._numbers)
         train = splits == 0
-        arrays: list[pa.Array] = []
-        for feature, held in zip(self.missing, self._cells, strict=True):
-            if held and isinstance(held[0], tuple):
-                arrays.append(self._bags([one for one in held if isinstance(one, tuple)], train))
-            else:
-                codes = self._tally.add([one for one in held if not isinstance(one, tuple)], train)
-                self.missing[feature] += int((codes[train] < 0).sum())
-                arrays.append(pa.array(codes))
-        arrays += [pa.array(one) for one in (*numbers, splits, labels)]
-        batch = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
-        self._writer = self._writer or ipc.new_file(str(self._rows), batch.schema)
-        self._writer.write_batch(batch)
+        with open(self._rows, "ab") as file:
+            for feature, held in zip(self.missing, self._cells, strict=True):
+                if isinstance(held[0], tuple):
+                    self._bags(file, [one for one in held if isinstance(one, tuple)], train)
+                else:
+                    codes = self._tally.add([one for one in held if not isinstance(one, tuple)], train)
+                    self.missing[feature] += int((codes[train] < 0).sum())
+                    _write(file, codes)
+            for column in (*numbers, splits, labels):
+                _write(file, column)
         for cells in self._cells:
             cells.clear()
-        for column in self._numbers:
-            column.clear()
+        for pieces in self._numbers:
+            pieces.clear()
         self._nbytes = 0
 
-    def _bags(self, held: Sequence[Cut], train: np.ndarray) -> pa.Array:
+    def _bags(self, file: IO[bytes], held: Sequence[Cut], train: np.ndarray) -> None:
         lengths = np.concatenate([np.diff(offsets) for _, offsets in held])
-        codes = self._tally.add([values for values, _ in held], np.repeat(train, lengths))
-        return pa.LargeListArray.from_arrays(offsets_of(lengths), codes)
+        _write(file, self._tally.add([values for values, _ in held], np.repeat(train, lengths)))
+        _write(file, lengths)
 
 
-def read_blocks(runs: Path, rows: Path, features: int) -> Iterator[Block]:
-    """The blocks of a part, mapped into memory."""
-    words, opened = open_runs(runs), ipc.open_file(pa.memory_map(str(rows)))
-    for i in range(opened.num_record_batches):
-        batch = opened.get_batch(i)
-        codes: list[np.ndarray | Bag] = [
-            Bag(one.values.to_numpy(), one.offsets.to_numpy()) if pa.types.is_large_list(one.type) else one.to_numpy()
-            for one in batch.columns[:features]
-        ]
-        *numbers, splits, labels = (one.to_numpy() for one in batch.columns[features:])
-        yield Block(
-            tuple(words.get_batch(i * features + f) for f in range(features)),
-            tuple(codes),
-            tuple(numbers),
-            splits,
-            labels,
-        )
+def _write(file: IO[bytes], column: np.ndarray) -> None:
+    np.lib.format.write_array(file, _narrowed(column), allow_pickle=False)
+
+
+def _narrowed(column: np.ndarray) -> np.ndarray:
+    """The same numbers, of a narrower type where that holds them all."""
+    if column.dtype == np.float64:
+        with np.errstate(over="ignore"):
+            single = column.astype(np.float32)
+        return single if np.array_equal(single.astype(np.float64).view(np.int64), column.view(np.int64)) else column
+    if column.dtype.kind == "i" and len(column):
+        return column.astype(np.min_scalar_type(-1 - max(int(column.max()), 0)))  # signed: the least is -1
+    return column
+
+
+def read_blocks(runs: Path, rows: Path, bags: Sequence[bool], numbers: int) -> Iterator[Block]:
+    """The blocks of a part, one in memory at a time; ``bags [F]`` are the features that are multi-valued, ``numbers``
+    the columns of numbers, weights included."""
+    words = open_runs(runs)
+    with open(rows, "rb") as file:
+
+        def read(kind: type[np.generic]) -> np.ndarray:
+            column: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+            return column.astype(kind, copy=False)
+
+        for first in range(0, words.num_record_batches, len(bags)):
+            yield Block(
+                tuple(words.get_batch(first + f) for f in range(len(bags))),
+                tuple(Bag(read(np.int32), offsets_of(read(np.int64))) if bag else read(np.int32) for bag in bags),
+                tuple(read(np.float64) for _ in range(numbers)),
+                read(np.int8),
+                read(np.float32),
+            )

@@ -261,4 +261,4 @@ def runs_path(job: Job, stage: str, index: int) -> Path:
 
 def rows_path(job: Job, index: int) -> Path:
     """The file of a part's rows."""
-    return Path(job.work) / f"rows-{index:05d}.arrow"
+    return Path(job.work) / f"rows-{index:05d}.npy"

@@ -6,21 +6,23 @@ import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recsys_embed.data.bags import Bag
-from recsys_embed.data.batches import Batch, Columns
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.encoder import Encoder
-from recsys_embed.data.loader import batches
 from recsys_embed.data.sketch import FrequencySketch, sketch_file
 from recsys_embed.data.split import SPLITS
 from recsys_embed.data.stored import StoredRows
 from recsys_embed.errors import CheckpointError
 from recsys_embed.features import Feature
 from recsys_embed.files import verify_manifest
-from recsys_embed.ranks import WHOLE, Share
+from recsys_embed.share import WHOLE, Share
+
+if TYPE_CHECKING:
+    from recsys_embed.data.batches import Batch
 
 HEAD, TORSO, TAIL, UNSEEN = range(4)
 _ROWS = 1 << 16  # read at once
@@ -101,6 +103,8 @@ class EncodedDataset:
         A split of more than ``memory`` bytes is shuffled by blocks, which are read as they are needed; see
         :func:`recsys_embed.data.loader.batches`. The first ``start`` batches are left out without reading them.
         """
+        from recsys_embed.data.loader import batches  # torch
+
         return batches(self.rows_of(split), batch_size, shuffle_seed, start, share, memory)
 
     def buckets(self, split: str) -> np.ndarray:

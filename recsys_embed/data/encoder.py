@@ -6,23 +6,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from recsys_embed.data.bags import Bag, split_cells
-from recsys_embed.data.batches import Batch, Columns, gather
 from recsys_embed.data.blocks import Block
 from recsys_embed.data.cells import Cells, cells_of, cells_tree
 from recsys_embed.data.chunks import Chunk, frame_chunks
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.numeric import TOO_FAR, Scaler, numbers_of
 from recsys_embed.data.raw_hash import RawHash
 from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.errors import CheckpointError
 from recsys_embed.features import Feature, resolve
+
+if TYPE_CHECKING:
+    from recsys_embed.data.batches import Batch
 
 FORMAT = 2
 
@@ -72,6 +75,8 @@ class Encoder:
         if chunk is None:
             chunk = Chunk(pa.table({name: pa.array([], pa.string()) for name in wanted}))
         labels = self.label.read(chunk) if labelled else np.zeros(len(chunk), np.float32)
+        from recsys_embed.data.batches import gather  # torch
+
         return next(gather(self.read(chunk, labels), np.arange(len(chunk)), 1))
 
     def read(self, chunk: Chunk, labels: np.ndarray) -> Columns:

@@ -83,13 +83,14 @@ def encode(job: Job, index: int) -> int:
     paths = [split_path(job, split) for split in SPLITS]
     at, values = list(layout.rows[index]), [list(one) for one in layout.values[index]]
     kept = runs_path(job, COUNTS, index), rows_path(job, index)
-    for block in read_blocks(*kept, len(encoder.features)):
+    bags, numbers = [f.multi_valued for f in encoder.features], len(encoder.scalers) + (job.config.weight is not None)
+    for block in read_blocks(*kept, bags, numbers):
         columns = encoder.columns_of(block)
         if (far := encoder.too_far(block.numbers, columns.dense)) is not None:
             column, _, value = far
             raise job.first([index], column, TOO_FAR, lambda chunk: chunk.numbers(column) == value, value)  # noqa: B023
         if job.config.weight is not None:
-            columns = replace(columns, weight=block.numbers[-1])
+            columns = replace(columns, weight=block.numbers[-1].astype(np.float32))
         for split, file in enumerate(layout.files):
             part = columns.take(np.flatnonzero(block.splits == split))
             if not len(part):

@@ -10,10 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
-from recsys_embed.data.batches import Batch, Columns, cut
+from recsys_embed.data.batches import Batch, cut
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.order import BLOCK_ROWS, BlockShuffle
 from recsys_embed.data.window import Window
-from recsys_embed.ranks import WHOLE, Share
+from recsys_embed.share import WHOLE, Share
 
 _NUMBERS = 1 << 17  # gathered at once: so many stay in the cache, and a batch is not too few for steps of Python
 

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from recsys_embed.data.streams import is_packed, open_file, sample, size_of
 
 PART_BYTES = 64 << 20
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _LONGEST_LINE = 4 << 20
 _SAMPLE = 4 << 20
 
@@ -74,13 +76,17 @@ def count_quoted(lines: bytes) -> int | None:
 
 def count_plain(lines: bytes) -> int | None:
     """Rows in lines that are one each; blank lines, which are none, and old line ends are not counted here."""
-    if lines.startswith(b"\n") or b"\n\n" in lines:
+    text = np.frombuffer(lines, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    lengths = np.diff(ends, prepend=-1) - 1
+    if b"\r" in lines:
+        returns = text[ends - 1] == ord("\r")  # of an end at 0 it is no matter: its line is blank in any case
+        if lines.count(b"\r") != np.count_nonzero(returns):
+            return None
+        lengths -= returns
+    if (lengths <= 0).any():
         return None
-    if b"\r" in lines and (
-        lines.startswith(b"\r\n") or b"\n\r\n" in lines or lines.count(b"\r") != lines.count(b"\r\n")
-    ):
-        return None
-    return lines.count(b"\n") + (not lines.endswith(b"\n"))
+    return len(ends) + (not lines.endswith(b"\n"))
 
 
 def rows_about(path: Path) -> int:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from recsys_embed.data.text_hash import hash_text
 from recsys_embed.features import HASHED_IDS
-from recsys_embed.hashing import seed_of
+from recsys_embed.seeds import seed_of
 
 
 @dataclass(frozen=True)

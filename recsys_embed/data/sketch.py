@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from recsys_embed.data.text_hash import mix64
 from recsys_embed.errors import CheckpointError
-from recsys_embed.hashing import seed_of
+from recsys_embed.seeds import seed_of
 
 WIDTH_BITS, DEPTH = 17, 4
 WIDTH = 1 << WIDTH_BITS

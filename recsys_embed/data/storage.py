@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recsys_embed.data.bags import Bag
-from recsys_embed.data.batches import Columns
+from recsys_embed.data.columns import Columns
 from recsys_embed.errors import CheckpointError
 
 WEIGHT = "weight:"

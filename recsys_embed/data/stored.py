@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from recsys_embed.data.batches import Columns
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.storage import SplitFile, open_split
 
 

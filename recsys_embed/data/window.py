@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recsys_embed.data.bags import Bag
-from recsys_embed.data.batches import Columns
+from recsys_embed.data.columns import Columns
 
 _AT_ONCE = 1024  # rows: they stay in the cache while their columns are written side by side
 

@@ -35,8 +35,9 @@ from torch import Tensor, nn
 
 from recsys_embed.embeddings.index_maps import IndexMap
 from recsys_embed.errors import ConfigError
-from recsys_embed.features import Feature, Ids
+from recsys_embed.features import Feature
 from recsys_embed.hashing import MAX_ROWS
+from recsys_embed.ids import Ids
 from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage, agreed, check_names
 from recsys_embed.storage import FP32, Storage
 

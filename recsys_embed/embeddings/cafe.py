@@ -24,8 +24,10 @@ from recsys_embed.embeddings.base import Lookup, Strategy, TableAccess, TableSpe
 from recsys_embed.embeddings.index_maps import Hash as HashMap
 from recsys_embed.embeddings.index_maps import Sketch
 from recsys_embed.embeddings.tally import UNIT, Tally
-from recsys_embed.features import Feature, Ids
-from recsys_embed.hashing import hash_rows, seed_of
+from recsys_embed.features import Feature
+from recsys_embed.hashing import hash_rows
+from recsys_embed.ids import Ids
+from recsys_embed.seeds import seed_of
 
 CELLS = 4
 """c, the cells of a bucket. There are as many buckets as private rows."""

@@ -15,7 +15,7 @@ from recsys_embed.config import HashConfig
 from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec, apportion, evenly, rows_of_use, vocabularies
 from recsys_embed.embeddings.index_maps import Hash as HashMap
 from recsys_embed.features import Feature
-from recsys_embed.hashing import seed_of
+from recsys_embed.seeds import seed_of
 
 
 class Hash(Strategy):

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recsys_embed.features import Ids
 from recsys_embed.hashing import MAX_ROWS, hash_rows
+from recsys_embed.ids import Ids
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec, vocabulari
 from recsys_embed.embeddings.blocks import block_of, bounds_of, means_of
 from recsys_embed.embeddings.index_maps import Identity, IndexMap, Stretch
 from recsys_embed.errors import ConfigError
-from recsys_embed.features import Feature, Ids
-from recsys_embed.hashing import seed_of
+from recsys_embed.features import Feature
+from recsys_embed.ids import Ids
+from recsys_embed.seeds import seed_of
 
 STEPS = 1 << 16
 """Settings of the knob from the narrowest widths to the base, and as many from alpha = 1 to alpha = 0."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.bits import count_bits, pack_bits, packed_bytes, unpack_bits
-from recsys_embed.features import Feature, Ids
+from recsys_embed.features import Feature
+from recsys_embed.ids import Ids
 from recsys_embed.pooling import pool_occurrences
 
 GROUP = 32

@@ -22,7 +22,8 @@ from recsys_embed.embeddings.index_maps import Identity
 from recsys_embed.embeddings.largest import keep_largest
 from recsys_embed.embeddings.packed import MOST, PackedRows
 from recsys_embed.errors import ConfigError
-from recsys_embed.features import Feature, Ids
+from recsys_embed.features import Feature
+from recsys_embed.ids import Ids
 
 _CHUNK = 65_536  # rows that are looked at together, outside training
 

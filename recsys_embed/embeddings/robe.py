@@ -34,8 +34,10 @@ from torch import Tensor
 from recsys_embed.config import RobeConfig
 from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec, rows_of_use
 from recsys_embed.embeddings.index_maps import Blocks
-from recsys_embed.features import Feature, Ids
-from recsys_embed.hashing import MAX_ROWS, SIGNS, hash_signs, seed_of
+from recsys_embed.features import Feature
+from recsys_embed.hashing import MAX_ROWS, SIGNS, hash_signs
+from recsys_embed.ids import Ids
+from recsys_embed.seeds import seed_of
 
 
 class Robe(Strategy):

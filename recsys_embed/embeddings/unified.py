@@ -20,7 +20,8 @@ from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec, rows_of_us
 from recsys_embed.embeddings.index_maps import Hash as HashMap
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature
-from recsys_embed.hashing import MAX_ROWS, seed_of
+from recsys_embed.hashing import MAX_ROWS
+from recsys_embed.seeds import seed_of
 
 
 class Unified(Strategy):

@@ -11,9 +11,9 @@ import xxhash
 
 from recsys_embed.config import Config, SearchConfig
 from recsys_embed.errors import ConfigError
-from recsys_embed.hashing import seed_of
 from recsys_embed.provenance import code_digest, digest_of
 from recsys_embed.search.storage import open_storage, optuna
+from recsys_embed.seeds import seed_of
 
 if TYPE_CHECKING:
     from optuna import Study

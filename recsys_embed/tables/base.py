@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from recsys_embed import ranks
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import DataError
-from recsys_embed.features import offsets_of
-from recsys_embed.hashing import seed_of
+from recsys_embed.ids import offsets_of
+from recsys_embed.seeds import seed_of
 from recsys_embed.tables.rounding import TORCH_TYPES
 
 INIT_BLOCK = 65_536

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recsys_embed.doctor import check_stack
 from recsys_embed.embeddings.base import Rows, TableSpec
-from recsys_embed.features import Ids
+from recsys_embed.ids import Ids
 from recsys_embed.storage import FP32
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
 from recsys_embed.tables.fbgemm import MULTIPLE, correction, optimizer_of, padded, refuse_to_move, too_wide

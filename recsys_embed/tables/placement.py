@@ -19,7 +19,8 @@ from torch import Tensor
 
 from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.errors import ConfigError
-from recsys_embed.hashing import MAX_ROWS, seed_of
+from recsys_embed.hashing import MAX_ROWS
+from recsys_embed.seeds import seed_of
 from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tables.fbgemm import padded, too_wide
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys_embed.hashing import mix, seed_of
+from recsys_embed.hashing import mix
+from recsys_embed.seeds import seed_of
 from recsys_embed.storage import Storage
 
 TORCH_TYPES: dict[str, torch.dtype] = {

@@ -35,8 +35,8 @@ from recsys_embed.chatter import quiet
 from recsys_embed.doctor import check_stack
 from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import ConfigError
-from recsys_embed.features import Ids
-from recsys_embed.ranks import WHOLE, Share
+from recsys_embed.ids import Ids
+from recsys_embed.share import WHOLE, Share
 from recsys_embed.tables.base import INIT_BLOCK, Group, Part, Request, Tables, UpdateRule, row_blocks
 from recsys_embed.tables.fbgemm import correction, optimizer_of, padded, refuse_to_move
 from recsys_embed.tables.placement import Kind, Placement, Scatter, Shard, column_wise, row_wise, table_wise

@@ -23,7 +23,8 @@ from recsys_embed.config import StrategyNode
 from recsys_embed.embeddings.base import Strategy, vocabularies
 from recsys_embed.embeddings.blocks import bounds_of
 from recsys_embed.errors import BudgetError, ConfigError
-from recsys_embed.features import Feature, Ids, resolve
+from recsys_embed.features import Feature, resolve
+from recsys_embed.ids import Ids
 from recsys_embed.layer import EmbeddingLayer
 from recsys_embed.stages import ONE_STAGE
 from recsys_embed.storage import FP32, Storage

@@ -27,7 +27,7 @@ from torch import Tensor
 from recsys_embed import ranks
 from recsys_embed.errors import CheckpointError
 from recsys_embed.files import atomic_folder, sweep, sync, typed_errors, verify_manifest, write_manifest
-from recsys_embed.ranks import WHOLE, Share
+from recsys_embed.share import WHOLE, Share
 
 STATE = "state.json"
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from recsys_embed import ranks
 from recsys_embed.errors import DataError
-from recsys_embed.ranks import WHOLE, Share
 from recsys_embed.recommender import Inputs
+from recsys_embed.share import WHOLE, Share
 
 _VAL_STREAM = 1
 

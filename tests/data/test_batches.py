@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import recsys_embed.data.loader as module
 from recsys_embed.data.bags import Bag, offsets_of
-from recsys_embed.data.batches import Batch, Columns
+from recsys_embed.data.batches import Batch
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.loader import batches
 
 

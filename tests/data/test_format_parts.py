@@ -284,3 +284,13 @@ def test_processes_are_started_for_a_whole_parts_work(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     assert processes([Part(i, size=size) for i, size in enumerate(sizes)], workers) == expected
+
+
+@given(st.lists(st.sampled_from(["a", "\r", "\n", "\r\n", "b\n"]), min_size=1, max_size=12).map("".join))
+def test_rows_are_counted_where_every_line_is_one(text: str) -> None:
+    lines = text.removesuffix("\n").split("\n")
+    bare = [line.removesuffix("\r") for line in (lines if text.endswith("\n") else lines[:-1])]
+    if not text.endswith("\n"):
+        bare.append(lines[-1])
+    plain = all(bare) and not any("\r" in line for line in bare)
+    assert count_plain(text.encode()) == (len(lines) if plain else None)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 import recsys_embed.data.loader as loader
 import recsys_embed.data.order as order
-from recsys_embed.data.batches import Batch, Columns
+from recsys_embed.data.batches import Batch
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.loader import batches
 from recsys_embed.data.order import BlockShuffle
 from recsys_embed.data.window import Window
-from recsys_embed.ranks import Share
+from recsys_embed.share import Share
 from tests.data.test_batches import columns, one_by_one
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys_embed.data.batches import Columns
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.storage import SplitFile
 
 WIDTH, ROWS, BLOCK = 40, 800_000, 100_000

@@ -246,13 +246,13 @@ def test_what_a_stopped_machine_lost_is_counted_again(small_parts: None, kit: Si
     arguments = [sys.executable, "-c", CODE, kit.config(path).model_dump_json(), str(out), "encoded", "1"]
     assert subprocess.run(arguments, capture_output=True, check=False).returncode == -signal.SIGKILL
     work = tmp_path / ".work-out"
-    assert not (work / "rows-00000.arrow").exists()  # encoded, and not needed any more
+    assert not (work / "rows-00000.npy").exists()  # encoded, and not needed any more
     for name, damage in (
-        ("rows-00001.arrow", lambda data: data[:-100]),
+        ("rows-00001.npy", lambda data: data[:-100]),
         ("counts-00002.arrow", lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:]),
     ):
         (work / name).write_bytes(damage((work / name).read_bytes()))
-    (work / "rows-00003.arrow").unlink()
+    (work / "rows-00003.npy").unlink()
     prepare(kit.config(path), out, workers=1)
     assert contents(out) == contents(tmp_path / "whole")
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import recsys_embed.data.vocabulary as vocabulary_module
 from recsys_embed.config import DataConfig, SplitConfig
 from recsys_embed.data.bags import offsets_of, spans, split_cells
+from recsys_embed.data.blocks import _narrowed
 from recsys_embed.data.chunks import Chunk
 from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.numeric import Moments, signed_log
@@ -198,3 +199,18 @@ def test_spans() -> None:
     lengths = np.array([2, 0, 3])
     assert spans(np.array([10, 50, 20]), lengths).tolist() == [10, 11, 20, 21, 22]
     assert offsets_of(lengths).tolist() == [0, 2, 2, 5]
+
+
+@given(
+    st.one_of(
+        st.lists(st.floats(width=32), max_size=20).map(np.array),
+        st.lists(st.floats(), max_size=20).map(np.array),
+        st.lists(st.integers(-1, 2**31 - 1), max_size=20).map(lambda codes: np.array(codes, np.int32)),
+        st.integers(-1, 300).map(lambda code: np.full(3, code, np.int32)),
+    )
+)
+def test_numbers_are_kept_to_the_bit(column: np.ndarray) -> None:
+    column = column.astype(column.dtype if len(column) else np.float64)
+    kept = _narrowed(column)
+    assert kept.astype(column.dtype).tobytes() == column.tobytes()
+    assert len(column) == 0 or kept.nbytes <= column.nbytes

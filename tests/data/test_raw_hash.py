@@ -25,7 +25,8 @@ from recsys_embed.data.rows import CHUNK_ROWS
 from recsys_embed.data.sketch import DEPTH, WIDTH, FrequencySketch
 from recsys_embed.errors import CheckpointError, ConfigError
 from recsys_embed.features import HASHED_IDS
-from recsys_embed.hashing import hash_rows, seed_of
+from recsys_embed.hashing import hash_rows
+from recsys_embed.seeds import seed_of
 from tests.data.test_text_hash import slow
 
 # --- ids ---------------------------------------------------------------------------------------------------------

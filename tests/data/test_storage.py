@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys_embed.data.bags import Bag, offsets_of
-from recsys_embed.data.batches import Columns
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.loader import batches
 from recsys_embed.data.storage import SplitFile, open_split
 from recsys_embed.data.stored import StoredRows

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.config import StrategyNode, TrainingConfig
-from recsys_embed.data.batches import Batch, Columns
+from recsys_embed.data.batches import Batch
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.loader import batches
 from recsys_embed.embeddings.bits import unpack_bits
 from recsys_embed.embeddings.packed import PackedRows
 from recsys_embed.embeddings.pruned import Pruned
-from recsys_embed.ranks import WHOLE, Share
 from recsys_embed.recommender import Recommender
+from recsys_embed.share import WHOLE, Share
 
 N, D = 40, 16
 RANKS: dict[str, tuple[int, ...]] = {"all": tuple(range(D)), "first": (0, 1), "second": (2, 3), "noise": ()}

@@ -20,8 +20,8 @@ from recsys_embed.embeddings.base import Lookup
 from recsys_embed.embeddings.cafe import DECAY_AFTER, TUNED
 from recsys_embed.embeddings.index_maps import Sketch
 from recsys_embed.embeddings.tally import UNIT, Tally
-from recsys_embed.features import Ids
 from recsys_embed.hashing import hash_rows
+from recsys_embed.ids import Ids
 from recsys_embed.recommender import build_recommender
 from recsys_embed.tables.base import UpdateRule
 from recsys_embed.testing import BAGS, StrategyContract

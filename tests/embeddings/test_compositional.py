@@ -11,7 +11,7 @@ from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.config import CompositionalConfig
 from recsys_embed.embeddings.compositional import Compositional, split_radices
 from recsys_embed.embeddings.index_maps import Digits
-from recsys_embed.features import Ids
+from recsys_embed.ids import Ids
 from recsys_embed.testing import StrategyContract
 
 

@@ -18,7 +18,8 @@ from recsys_embed.embeddings.bits import count_bits, pack_bits, packed_bytes, un
 from recsys_embed.embeddings.dnis import Dnis
 from recsys_embed.embeddings.largest import keep_largest
 from recsys_embed.embeddings.packed import PackedRows
-from recsys_embed.features import Ids, resolve
+from recsys_embed.features import resolve
+from recsys_embed.ids import Ids
 from recsys_embed.recommender import Recommender
 from recsys_embed.stages import TABLES, Step
 from recsys_embed.testing import BAGS, FEATURES, StrategyContract, draw_ids

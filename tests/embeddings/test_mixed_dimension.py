@@ -17,7 +17,8 @@ from recsys_embed.config import MixedDimensionConfig, StrategyNode
 from recsys_embed.embeddings import Full
 from recsys_embed.embeddings.blocks import block_of, bounds_of
 from recsys_embed.embeddings.mixed_dimension import MixedDimension, closed_form
-from recsys_embed.features import Ids, resolve
+from recsys_embed.features import resolve
+from recsys_embed.ids import Ids
 from recsys_embed.testing import BAGS, FEATURES, StrategyContract, draw_ids
 
 

@@ -14,8 +14,9 @@ from recsys_embed.budget import plan
 from recsys_embed.config import RobeConfig
 from recsys_embed.embeddings import Robe
 from recsys_embed.embeddings.index_maps import Blocks
-from recsys_embed.features import Ids, resolve
-from recsys_embed.hashing import seed_of
+from recsys_embed.features import resolve
+from recsys_embed.ids import Ids
+from recsys_embed.seeds import seed_of
 from recsys_embed.testing import HashedContract, StrategyContract
 
 MASK = 2**64 - 1

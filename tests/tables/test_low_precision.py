@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys_embed import ConfigError, EmbeddingLayer, Feature
-from recsys_embed.features import Ids
+from recsys_embed.ids import Ids
 from recsys_embed.storage import STORAGE_TYPES
 from recsys_embed.tables.rounding import TORCH_TYPES, quantum
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps

@@ -18,7 +18,7 @@ from recsys_embed.config import (
     StrategyNode,
     UnifiedConfig,
 )
-from recsys_embed.features import Ids
+from recsys_embed.ids import Ids
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
 from recsys_embed.training import checkpoints as store
 

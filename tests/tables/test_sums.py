@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.config import RobeConfig, StrategyNode, UnifiedConfig
-from recsys_embed.features import Ids
+from recsys_embed.ids import Ids
 from recsys_embed.tables import sums
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from recsys_embed.data.batches import Batch, Columns
+from recsys_embed.data.batches import Batch
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.loader import batches
 from recsys_embed.features import Feature
-from recsys_embed.ranks import WHOLE, Share
+from recsys_embed.share import WHOLE, Share
 
 
 class Toy:

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from recsys_embed import ConfigError, DivergedError, EmbeddingLayer
 from recsys_embed.config import DCNv2Config, OptimizerConfig, ShardingConfig, TrainingConfig
-from recsys_embed.data.batches import Columns
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.loader import batches
 from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.models import build_model
-from recsys_embed.ranks import Share
 from recsys_embed.recommender import Recommender
+from recsys_embed.share import Share
 from recsys_embed.training.checkpoints import newest, tensors_file
 from recsys_embed.training.initial import begin_with
 from recsys_embed.training.trainer import predict, train

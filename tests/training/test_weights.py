@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recsys_embed.data.batches import Columns
+from recsys_embed.data.columns import Columns
 from recsys_embed.data.loader import batches
 from recsys_embed.errors import DataError
 from recsys_embed.recommender import Recommender

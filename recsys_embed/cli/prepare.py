@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,9 @@ from recsys_embed.cli.configs import data_name, read_config
 from recsys_embed.cli.exits import exit_codes
 from recsys_embed.cli.options import ConfigArgument, Json, Out, Quiet, Set
 from recsys_embed.cli.printing import print_json, print_table
-from recsys_embed.config import DataConfig
+
+if TYPE_CHECKING:
+    from recsys_embed.config import DataConfig
 
 Workers = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; one a core, if there is work for them.")

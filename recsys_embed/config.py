@@ -574,6 +574,11 @@ class TrainingConfig(Node):
     A split of which training reads shuffled rows, and that takes more than ``shuffle_memory`` as it is encoded, is
     shuffled by blocks of neighbouring rows: as many rows as that has room for are mixed at a time, and no more of it is
     held by a process. The order depends on it, so it is no share of the memory that a machine happens to have.
+
+    ``precision`` is that of the model's matrix products in training; ``bench/dense.py`` measures what it brings.
+    ``medium`` lets torch round the factors where that is faster
+    (``torch.set_float32_matmul_precision``), ``bf16`` computes the whole forward pass of the model in bfloat16, by
+    autocast. Weights, tables, optimizers, the loss and every evaluation are float32 in any case.
     """
 
     batch_size: int = Field(default=4096, ge=1)
@@ -590,6 +595,7 @@ class TrainingConfig(Node):
     checkpoint_steps: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     shuffle_memory: int | str = "2GB"
+    precision: Literal["fp32", "medium", "bf16"] = "fp32"
 
     @field_validator("shuffle_memory")
     @classmethod

@@ -42,6 +42,8 @@ class Recommender(nn.Module):
     so that its logit is that of q plus log(w). Nothing changes in training, and no order of predictions.
     DIFF: the alternative is to train on negatives that count 1 / w each. It aims at p wherever the model cannot follow
     the truth, at the price of a few rows with large gradients; a column of weights says it.
+
+    With ``bf16`` the model, but not the embedding layer, computes its forward pass in bfloat16 while it is trained.
     """
 
     def __init__(
@@ -51,15 +53,18 @@ class Recommender(nn.Module):
         *,
         settings: dict[str, Any] | None = None,
         negative_rate: float = 1.0,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
         self.embedding, self.interaction = embedding, interaction
-        self.settings, self.negative_rate = settings or {}, negative_rate
+        self.settings, self.negative_rate, self.bf16 = settings or {}, negative_rate, bf16
 
     def forward(self, batch: Inputs) -> Tensor:
-        """Logits ``[B]`` over the rows that are trained on."""
-        logits: Tensor = self.interaction(self.embedding(batch.ids), batch.dense)
-        return logits
+        """Logits ``[B]`` float32 over the rows that are trained on."""
+        vectors = self.embedding(batch.ids)
+        with torch.autocast(vectors.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
+            logits: Tensor = self.interaction(vectors, batch.dense)
+        return logits.float()
 
     @property
     def shift(self) -> float:
@@ -107,7 +112,8 @@ def build_recommender(
     rate = config.data.negative_rate
     if rate < 1:
         tree["negative_rate"] = rate
-    return Recommender(embedding, interaction, settings=tree, negative_rate=rate)
+    bf16 = config.training.precision == "bf16"
+    return Recommender(embedding, interaction, settings=tree, negative_rate=rate, bf16=bf16)
 
 
 def shipped_recommender(

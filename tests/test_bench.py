@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import loader, sharding
+from bench import dense, loader, sharding
 from bench.harness import bandwidth, worlds
 from bench.harness.bandwidth import Bytes, Size, bytes_of
 from bench.harness.draws import scattered, uniform, zipf_ranks
@@ -191,3 +191,15 @@ def test_the_loader_is_compared_by_its_slower_shuffle_with_the_fastest_training(
     assert "the fastest training: 8.0 (8.0–8.0)" in loader.table(
         {"date": "", "machine": {}, "versions": {}, "setting": {}, **told}
     )
+
+
+def test_precisions_take_turns_on_the_trainers_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense, "MODELS", {"dlrm": {"name": "dlrm", "dim": 4, "bottom": [4], "top": [4]}})
+    for name, value in (("FEATURES", 2), ("ROWS", 50), ("NUMBERS", 1)):
+        monkeypatch.setattr(dense, name, value)
+    found = dense.steps(quick=True)
+    assert [(one["batch"], one["precision"]) for one in found] == [
+        (b, p) for b in (4096, 1024) for p in dense.PRECISIONS
+    ]
+    assert all(one["milliseconds"] > 0 and one["range"][0] <= one["milliseconds"] <= one["range"][1] for one in found)
+    assert {one["speedup"] for one in found if one["precision"] == "fp32"} == {1.0}

@@ -102,7 +102,7 @@ def train(
     with contextlib.ExitStack() as stack:
         if checkpoints is not None and ranks.own() == 0:
             stack.enter_context(only_writer(checkpoints))
-        stack.enter_context(_settings(config, device))
+        stack.enter_context(settings_of(config, device))
         identity = {
             "training": {name: value for name, value in config.protocol().items() if name != "device"},
             **model.settings,
@@ -288,7 +288,7 @@ def _check_ranks(model: Recommender) -> None:
 
 
 @contextlib.contextmanager
-def _settings(config: TrainingConfig, device: torch.device) -> Iterator[None]:
+def settings_of(config: TrainingConfig, device: torch.device) -> Iterator[None]:
     """Threads, determinism and torch's generators for a run; the caller's are put back."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products = torch.get_float32_matmul_precision()

@@ -24,6 +24,8 @@ class Feature:
 
     A ``hashed`` feature has no vocabulary and no cardinality: its ids are hashes of raw values, in ``[0, HASHED_IDS)``,
     and nobody knows how many there are. So are all features of its ``vocabulary``.
+
+    ``born`` is the cardinality that its vocabulary had when the model was first trained, where it has grown since.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Feature:
     vocabulary: str | None = None
     counts: np.ndarray | None = field(default=None, compare=False, repr=False)
     hashed: bool = False
+    born: int | None = None
 
     @property
     def size(self) -> int:
@@ -83,6 +86,11 @@ def resolve(features: Sequence[Feature]) -> tuple[Feature, ...]:
             )
         if feature.cardinality < 1:
             raise ConfigError(f"feature {feature.name!r}: cardinality must be at least 1, got {feature.cardinality}")
+        if feature.born is not None and not 1 <= feature.born <= feature.cardinality:
+            raise ConfigError(
+                f"feature {feature.name!r} was born with {feature.born} ids, and has {feature.cardinality}: no id "
+                "is taken away"
+            )
         if sizes.setdefault(feature.vocab, feature.cardinality) != feature.cardinality:
             raise ConfigError(
                 f"vocabulary {feature.vocab!r} has cardinality {sizes[feature.vocab]} and, by feature "

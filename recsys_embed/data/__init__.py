@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from recsys_embed.data.continuation import continue_data
 from recsys_embed.data.dataset import EncodedDataset
 from recsys_embed.data.encoder import Encoder
+from recsys_embed.data.forgetting import forget
 from recsys_embed.data.planted import Planted, planted
 from recsys_embed.data.prepare import prepare
 from recsys_embed.data.readers import read_frames
@@ -13,7 +15,17 @@ from recsys_embed.data.readers import read_frames
 if TYPE_CHECKING:
     from recsys_embed.data.batches import Batch
 
-__all__ = ["Batch", "EncodedDataset", "Encoder", "Planted", "planted", "prepare", "read_frames"]
+__all__ = [
+    "Batch",
+    "EncodedDataset",
+    "Encoder",
+    "Planted",
+    "continue_data",
+    "forget",
+    "planted",
+    "prepare",
+    "read_frames",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,9 @@ import numpy as np
 
 from recsys_embed.data.bags import Bag
 from recsys_embed.data.columns import Columns
+from recsys_embed.data.distances import UNSEEN, Drift
 from recsys_embed.data.encoder import Encoder
+from recsys_embed.data.renewal import Renewal, load_reset, reset_file
 from recsys_embed.data.sketch import FrequencySketch, sketch_file
 from recsys_embed.data.split import SPLITS
 from recsys_embed.data.stored import StoredRows
@@ -24,7 +26,6 @@ from recsys_embed.share import WHOLE, Share
 if TYPE_CHECKING:
     from recsys_embed.data.batches import Batch
 
-HEAD, TORSO, TAIL, UNSEEN = range(4)
 _ROWS = 1 << 16  # read at once
 
 
@@ -132,9 +133,14 @@ class EncodedDataset:
 
     def frequencies(self, feature: Feature, ids: np.ndarray) -> np.ndarray:
         """How often ids ``[n]`` of a feature occur in training; where it is hashed, as its sketch estimates: never less
-        than that, and 0 is exact."""
+        than that, and 0 is exact.
+
+        Where the rows continue others these are the occurrences of all nights, but of a hashed feature those of the
+        day."""
         if feature.hashed:
             return self._sketches[feature.vocab].estimate(ids)
+        if feature.vocab in self.encoder.histories:
+            return np.asarray(self.encoder.histories[feature.vocab].life.count[ids])
         assert feature.counts is not None
         return np.asarray(feature.counts[ids])
 
@@ -148,6 +154,25 @@ class EncodedDataset:
         """How much is known of the frequencies of each hashed vocabulary; see ``data/sketch.py``, ``described``."""
         known: dict[str, dict[str, float]] = self.schema.get("hashed", {})
         return known
+
+    @property
+    def renewals(self) -> dict[str, Renewal]:
+        """What the night did to each vocabulary, by its name; none where the rows continue nothing."""
+        return self._renewals
+
+    @property
+    def drift(self) -> dict[str, Drift]:
+        """How the day differs from those before, and its splits from each other, by feature; see
+        :func:`recsys_embed.data.drift.drift`. None where the rows continue nothing."""
+        return {name: Drift.of(tree) for name, tree in self.schema.get("drift", {}).items()}
+
+    @cached_property
+    def _renewals(self) -> dict[str, Renewal]:
+        trees: dict[str, dict[str, Any]] = self.schema.get("renewals", {})
+        return {
+            name: Renewal(**tree, reset=load_reset(self.path / reset_file(place)))
+            for place, (name, tree) in enumerate(trees.items())
+        }
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ feature among them it is jagged, ``values [N]`` cut by ``offsets [F*B + 1]``::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -35,6 +35,8 @@ class Feature:
 
     A ``hashed`` feature has no vocabulary and no cardinality: its ids are hashes of raw values, in ``[0, HASHED_IDS)``,
     and nobody knows how many there are. So are all features of its ``vocabulary``.
+
+    ``born`` is the cardinality that its vocabulary had when the model was first trained, where it has grown since.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Feature:
     vocabulary: str | None = None
     counts: np.ndarray | None = field(default=None, compare=False, repr=False)
     hashed: bool = False
+    born: int | None = None
 
     @property
     def size(self) -> int:
@@ -94,6 +97,11 @@ def resolve(features: Sequence[Feature]) -> tuple[Feature, ...]:
             )
         if feature.cardinality < 1:
             raise ConfigError(f"feature {feature.name!r}: cardinality must be at least 1, got {feature.cardinality}")
+        if feature.born is not None and not 1 <= feature.born <= feature.cardinality:
+            raise ConfigError(
+                f"feature {feature.name!r} was born with {feature.born} ids, and has {feature.cardinality}: ids are not "
+                "taken away"
+            )
         if sizes.setdefault(feature.vocab, feature.cardinality) != feature.cardinality:
             raise ConfigError(
                 f"vocabulary {feature.vocab!r} has cardinality {sizes[feature.vocab]} and, by feature "
@@ -107,6 +115,33 @@ def resolve(features: Sequence[Feature]) -> tuple[Feature, ...]:
     return tuple(
         replace(f, vocabulary=f.vocab, cardinality=sizes.get(f.vocab), hashed=f.vocab in hashed) for f in features
     )
+
+
+def grown_features(features: Sequence[Feature], cardinalities: Mapping[str, int]) -> tuple[Feature, ...]:
+    """The features with larger vocabularies; frequencies of new ids are 0.
+
+    Raises:
+        ConfigError: there is no such vocabulary, it is hashed, or it has more ids already.
+    """
+    known = {feature.vocab: feature for feature in features}
+    for name, size in cardinalities.items():
+        if name not in known:
+            raise ConfigError(f"no vocabulary {name!r}; there are {', '.join(known)}")
+        if size < known[name].size:
+            raise ConfigError(f"vocabulary {name!r} has {known[name].size} ids already, and cannot have {size}")
+    return tuple(
+        feature
+        if cardinalities.get(feature.vocab, feature.cardinality) == feature.cardinality
+        else _grown(feature, cardinalities[feature.vocab])
+        for feature in features
+    )
+
+
+def _grown(feature: Feature, size: int) -> Feature:
+    counts = feature.counts
+    if counts is not None:
+        counts = np.concatenate([counts, np.zeros(size - len(counts), counts.dtype)])
+    return replace(feature, cardinality=size, born=feature.born or feature.size, counts=counts)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class MixedDimension(Strategy):
 
     paper: ClassVar[str] = "1909.11810"
     use: ClassVar[str] = "every id keeps a row of its own; large vocabularies, whose ids are rare, get narrow ones"
+    fixed: ClassVar[str] = "widths follow from the size of the vocabulary, and from the ranks of its ids"
 
     _places: Tensor
     _vocabulary: Tensor

@@ -29,8 +29,8 @@ class ReferenceTables(Tables):
     def __init__(
         self, specs: Sequence[TableSpec], groups: Sequence[Group], seed: int, *, device: str | None = None
     ) -> None:
-        super().__init__(specs, groups)
-        self.seed, self._over_ranks = seed, False
+        super().__init__(specs, groups, seed)
+        self._over_ranks = False
         self._lr = math.nan
         alike: dict[str, list[TableSpec]] = {}
         for spec in specs:

@@ -529,6 +529,28 @@ class DataConfig(Node):
         return dict(self.numeric) if isinstance(self.numeric, dict) else dict.fromkeys(self.numeric, "standard")
 
 
+class GrowthConfig(Node):
+    """How vocabularies change when a model is trained on with the rows of a new day; see ``continue_data``.
+
+    A value that is not known gets an id when it is in the day's training rows and was counted ``admit_count`` times,
+    over all nights. ``expire_after``: it loses the id after so many nights without an occurrence (``expire_by =
+    "inactivity"``), or so many nights after it got it (``"age"``); the id is given to another value then.
+
+    ``max_ids`` is the most ids that a vocabulary may ever have, id 0 included. When all are taken the value that was
+    not seen for longest makes room, or the oldest by ``"age"``; of equals the rarest tonight, then the rarest ever,
+    then that of the largest id. A value of this day makes room for those alone that are more frequent in it.
+
+    ``pending``: the most values of a vocabulary that wait to be counted often enough. Beyond that the rarest are
+    forgotten, and the account of the night says how many.
+    """
+
+    admit_count: int = Field(default=1, ge=1)
+    expire_after: int | None = Field(default=None, ge=1)
+    expire_by: Literal["inactivity", "age"] = "inactivity"
+    max_ids: int | None = Field(default=None, ge=2)
+    pending: int = Field(default=1_000_000, ge=0)
+
+
 # --- model and training --------------------------------------------------------------------------------------
 
 
@@ -736,6 +758,7 @@ class Config(Node):
     """A whole run or study."""
 
     data: DataConfig
+    growth: GrowthConfig = GrowthConfig()
     model: ModelConfig = DCNv2Config()
     embedding: TrainedEmbeddingConfig = TrainedEmbeddingConfig()
     training: TrainingConfig = TrainingConfig()

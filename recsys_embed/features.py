@@ -99,8 +99,8 @@ def resolve(features: Sequence[Feature]) -> tuple[Feature, ...]:
             raise ConfigError(f"feature {feature.name!r}: cardinality must be at least 1, got {feature.cardinality}")
         if feature.born is not None and not 1 <= feature.born <= feature.cardinality:
             raise ConfigError(
-                f"feature {feature.name!r} was born with {feature.born} ids, and has {feature.cardinality}: ids are not "
-                "taken away"
+                f"feature {feature.name!r} was born with {feature.born} ids, and has {feature.cardinality}: no id "
+                "is taken away"
             )
         if sizes.setdefault(feature.vocab, feature.cardinality) != feature.cardinality:
             raise ConfigError(

@@ -14,6 +14,7 @@ from recsys_embed.data.bags import Bag
 from recsys_embed.data.batches import Batch, Columns
 from recsys_embed.data.encoder import Encoder
 from recsys_embed.data.loader import batches
+from recsys_embed.data.renewal import Renewal
 from recsys_embed.data.sketch import FrequencySketch, sketch_file
 from recsys_embed.data.split import SPLITS
 from recsys_embed.data.stored import StoredRows
@@ -144,6 +145,11 @@ class EncodedDataset:
         """How much is known of the frequencies of each hashed vocabulary; see ``data/sketch.py``, ``described``."""
         known: dict[str, dict[str, float]] = self.schema.get("hashed", {})
         return known
+
+    @property
+    def renewals(self) -> dict[str, Renewal]:
+        """What the night did to each vocabulary, by its name; none where the rows continue nothing."""
+        return {}
 
     @property
     def inputs(self) -> dict[str, Any]:

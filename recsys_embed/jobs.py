@@ -41,6 +41,7 @@ from recsys_embed.sharding import ShardingReport, describe, memory_of, place
 from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tracking import Tracker, new_handle
 from recsys_embed.training.checkpoints import peek
+from recsys_embed.training.kept import kept_of
 
 _LOG = logging.getLogger("recsys_embed")
 SHARDING, MLFLOW_MODELS, BEST = "sharding.json", "mlflow-models", "best.toml"
@@ -118,7 +119,9 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
         )
         trained = replace(trained, model=whole(trained.model))
         with ranks.alone():
-            model = export(trained.model, config, dataset.encoder, out / "model") if first else out / "model"
+            model = out / "model"
+            if first:
+                export(trained.model, config, dataset.encoder, model, checkpoint=kept_of(checkpoints, trained.model))
             tracker.training(config, trained.row, ledger=trained.ledger, features=dataset.features, nested=False)
             tracker.artifacts([model / "manifest.json"], tags={"recsys_embed.model": str(model.resolve())})
             if config.tracking.log_model:

@@ -112,15 +112,19 @@ class Optimizers:
             }
         return tensors, by_row, plain
 
-    def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` gave, its tensors in one."""
+    def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any], *, settings: bool = True) -> None:
+        """Take up what :meth:`state` gave, its tensors in one; without ``settings``, only what training has led to."""
         for name, optimizer in self._all().items():
             tree = dict(plain["optimizers"][name])
+            if not settings:
+                tree["param_groups"] = optimizer.state_dict()["param_groups"]
             state: dict[Any, dict[str, Any]] = {}
             for key, what, value in tree["state"]:
                 state.setdefault(key, {})[what] = tensors.get(f"{name}.{key}.{what}", value)
             optimizer.load_state_dict({**tree, "state": state})
         self._steps = plain["steps"]
+        if not settings:
+            self._warm_up()
 
     def _all(self) -> dict[str, Optimizer]:
         return self._by_name | {f"small.{place}": one.optimizer for place, one in enumerate(self._small)}

@@ -285,9 +285,7 @@ class EmbeddingLayer(nn.Module):
         Raises:
             ConfigError: no such vocabulary, or a strategy that keeps more of an id than rows.
         """
-        strategy = next((one for _, one in self._own_strategies() for f in one.features if f.vocab == vocabulary), None)
-        if strategy is None:
-            raise ConfigError(f"no vocabulary {vocabulary!r}")
+        strategy = self._strategy_of(vocabulary)
         table = strategy.vector_tables().get(vocabulary)
         if table is not None:
             self.tables.reset(table, ids)
@@ -298,6 +296,16 @@ class EmbeddingLayer(nn.Module):
                 path="embedding.strategy",
             )
         return table is not None
+
+    def has_own_rows(self, vocabulary: str) -> bool:
+        """Whether every id of a vocabulary has a row that no other id reads."""
+        return vocabulary in self._strategy_of(vocabulary).vector_tables()
+
+    def _strategy_of(self, vocabulary: str) -> Strategy:
+        for _, strategy in self._own_strategies():
+            if any(feature.vocab == vocabulary for feature in strategy.features):
+                return strategy
+        raise ConfigError(f"no vocabulary {vocabulary!r}")
 
     # --- training --------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from recsys_embed.files import atomic_write, checksum
 SAMPLE = 1 << 17
 """Training rows of which the quantiles of a column are taken: all of them, where there are no more."""
 
-_TIMES, COUNTS, ENCODED = "times", "counts", "encoded"
+_TIMES, COUNTS, VOCABULARIES, ENCODED = "times", "counts", "vocabularies", "encoded"
 
 
 def result(job: Job, stage: str, index: int) -> Path:
@@ -207,7 +207,7 @@ def recount_damaged(job: Job) -> None:
 
 def vocabulary(job: Job, name: str) -> Vocabulary:
     """The vocabulary that the counts of all parts give."""
-    runs, missing = _counted(job, name)
+    runs, missing = counted_runs(job, name)
     limits = job.config.limits_of(name)
     found = Vocabulary.of(merge(runs), missing, min_count=limits.min_count or 1, max_size=limits.max_vocabulary)
     if found.cardinality > LARGEST:
@@ -219,7 +219,7 @@ def vocabulary(job: Job, name: str) -> Vocabulary:
 
 def sketch(job: Job, name: str) -> FrequencySketch:
     """The frequencies of hashed values that the counts of all parts give."""
-    runs, missing = _counted(job, name)
+    runs, missing = counted_runs(job, name)
     found, raw = FrequencySketch(), job.hashes[name]
     found.add(np.zeros(1, np.int64), np.array([missing]))
     for path, number in runs:
@@ -228,7 +228,7 @@ def sketch(job: Job, name: str) -> FrequencySketch:
     return found
 
 
-def _counted(job: Job, name: str) -> tuple[list[tuple[Path, int]], int]:
+def counted_runs(job: Job, name: str) -> tuple[list[tuple[Path, int]], int]:
     """The runs of a vocabulary in all parts, and how many cells are missing."""
     features, counted = list(job.cells()), results(job, COUNTS)
     mine = [i for i, feature in enumerate(features) if job.vocabulary(feature) == name]

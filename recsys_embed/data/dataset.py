@@ -14,7 +14,7 @@ from recsys_embed.data.bags import Bag
 from recsys_embed.data.batches import Batch, Columns
 from recsys_embed.data.encoder import Encoder
 from recsys_embed.data.loader import batches
-from recsys_embed.data.renewal import Renewal
+from recsys_embed.data.renewal import Renewal, load_reset, reset_file
 from recsys_embed.data.sketch import FrequencySketch, sketch_file
 from recsys_embed.data.split import SPLITS
 from recsys_embed.data.stored import StoredRows
@@ -129,9 +129,14 @@ class EncodedDataset:
 
     def frequencies(self, feature: Feature, ids: np.ndarray) -> np.ndarray:
         """How often ids ``[n]`` of a feature occur in training; where it is hashed, as its sketch estimates: never less
-        than that, and 0 is exact."""
+        than that, and 0 is exact.
+
+        Where the rows continue others these are the occurrences of all nights, but of a hashed feature those of the
+        day."""
         if feature.hashed:
             return self._sketches[feature.vocab].estimate(ids)
+        if feature.vocab in self.encoder.histories:
+            return np.asarray(self.encoder.histories[feature.vocab].life.count[ids])
         assert feature.counts is not None
         return np.asarray(feature.counts[ids])
 
@@ -149,7 +154,15 @@ class EncodedDataset:
     @property
     def renewals(self) -> dict[str, Renewal]:
         """What the night did to each vocabulary, by its name; none where the rows continue nothing."""
-        return {}
+        return self._renewals
+
+    @cached_property
+    def _renewals(self) -> dict[str, Renewal]:
+        trees: dict[str, dict[str, Any]] = self.schema.get("renewals", {})
+        return {
+            name: Renewal(**tree, reset=load_reset(self.path / reset_file(place)))
+            for place, (name, tree) in enumerate(trees.items())
+        }
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from recsys_embed.data.batches import Batch, Columns, gather
 from recsys_embed.data.blocks import Block
 from recsys_embed.data.cells import Cells, cells_of, cells_tree
 from recsys_embed.data.chunks import Chunk, frame_chunks
+from recsys_embed.data.history import History
 from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.numeric import TOO_FAR, Scaler, numbers_of
 from recsys_embed.data.raw_hash import RawHash
@@ -31,7 +32,11 @@ FORMAT = 2
 class Encoder:
     """Vocabularies and scalers of the training split. ``cells`` says where each feature's values come from;
     ``separators`` cut the cells of multi-valued features. Hashed features have a hash instead of a vocabulary, under
-    the same name."""
+    the same name.
+
+    Where rows of later days have continued it, ``night`` says how many times, and ``histories`` has one for each
+    vocabulary.
+    """
 
     features: tuple[Feature, ...]
     separators: Mapping[str, str]
@@ -40,6 +45,8 @@ class Encoder:
     vocabularies: Mapping[str, Vocabulary]
     cells: Mapping[str, Cells]
     hashes: Mapping[str, RawHash]
+    night: int = 0
+    histories: Mapping[str, History] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,7 +61,7 @@ class Encoder:
 
     @property
     def files(self) -> dict[str, str]:
-        """The name of each vocabulary's file in the folder that :meth:`save` writes."""
+        """The name of each vocabulary's file in the folder that :meth:`save` writes; a history's are beside it."""
         return {name: vocabulary_file(i) for i, name in enumerate(self.vocabularies)}
 
     def encode(self, frame: pd.DataFrame) -> Batch:
@@ -115,14 +122,16 @@ class Encoder:
         return Bag(ids.encode(values), offsets)
 
     def save(self, folder: Path) -> None:
-        """Write ``encoder.json`` and a Parquet file per vocabulary into a folder, which is made if needed."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, vocabulary in self.vocabularies.items():
-            vocabulary.save(folder / self.files[name])
+        """Write ``encoder.json``, and Parquet files of each vocabulary, into a folder, which is made if needed."""
         self.describe(folder)
+        for place, (name, vocabulary) in enumerate(self.vocabularies.items()):
+            vocabulary.save(folder / vocabulary_file(place))
+            if name in self.histories:
+                self.histories[name].save(folder, place)
 
     def describe(self, folder: Path) -> None:
-        """Write ``encoder.json`` into a folder that has the vocabularies."""
+        """Write ``encoder.json`` into the folder of the vocabularies, which is made if needed."""
+        folder.mkdir(parents=True, exist_ok=True)
         tree = {
             "format": FORMAT,
             "label": asdict(self.label),
@@ -132,6 +141,8 @@ class Encoder:
             "vocabularies": self.files,
             "hashes": {name: one.seed for name, one in self.hashes.items()},
         }
+        if self.night:
+            tree |= {"night": self.night, "born": {name: one.born for name, one in self.histories.items()}}
         (folder / "encoder.json").write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -155,17 +166,26 @@ class Encoder:
             features = tuple(Feature(**one) for one in described)
             vocabularies = {name: Vocabulary.load(path.parent / Path(file).name) for name, file in files.items()}
             hashes = {name: RawHash(int(seed)) for name, seed in tree.get("hashes", {}).items()}
+            histories = {
+                name: History.load(path.parent, list(files).index(name), int(born))
+                for name, born in tree.get("born", {}).items()
+            }
+            apart = [name for name, one in histories.items() if len(one.life.count) != vocabularies[name].cardinality]
+            if apart:
+                raise ValueError(f"vocabulary {apart[0]!r} and its history are of two nights")
             unknown = [f.name for f in features if f.vocab not in (hashes if f.hashed else vocabularies)]
             if unknown:
                 raise ValueError(f"feature {unknown[0]!r} has neither a vocabulary nor a hash")
             return cls(
-                with_counts(features, vocabularies),
+                with_counts(features, vocabularies, histories),
                 {name: separator for name, separator in separators.items() if separator is not None},
                 scalers,
                 rule,
                 vocabularies,
                 {name: cells_of(one) for name, one in tree["cells"].items()},
                 hashes,
+                int(tree.get("night", 0)),
+                histories,
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
@@ -180,16 +200,20 @@ def feature_tree(feature: Feature, separator: str | None) -> dict[str, Any]:
     """A feature as JSON: all but its counts, which are in the vocabulary's file."""
     tree = {key: getattr(feature, key) for key in ("name", "cardinality", "multi_valued", "pooling", "vocabulary")}
     hashed = {"hashed": True} if feature.hashed else {}
-    return {**tree, "separator": separator, **hashed}
+    born = {} if feature.born is None else {"born": feature.born}
+    return {**tree, "separator": separator, **hashed, **born}
 
 
-def with_counts(features: tuple[Feature, ...], vocabularies: Mapping[str, Vocabulary]) -> tuple[Feature, ...]:
-    """Fill in cardinality and training frequencies, where there is a vocabulary."""
-    return resolve(
-        [
-            f
-            if f.hashed
-            else replace(f, cardinality=vocabularies[f.vocab].cardinality, counts=vocabularies[f.vocab].counts)
-            for f in features
-        ]
-    )
+def with_counts(
+    features: tuple[Feature, ...], vocabularies: Mapping[str, Vocabulary], histories: Mapping[str, History]
+) -> tuple[Feature, ...]:
+    """Fill in cardinality, also at birth, and training frequencies, where there is a vocabulary."""
+
+    def filled(feature: Feature) -> Feature:
+        if feature.hashed:
+            return feature
+        vocabulary, history = vocabularies[feature.vocab], histories.get(feature.vocab)
+        born = None if history is None or history.born == vocabulary.cardinality else history.born
+        return replace(feature, cardinality=vocabulary.cardinality, counts=vocabulary.counts, born=born)
+
+    return resolve([filled(feature) for feature in features])

@@ -15,7 +15,7 @@ from recsys_embed.data import counting
 from recsys_embed.data.chunks import Chunk
 from recsys_embed.data.encoding import DATA, ENCODER, LAYOUT, Layout, encode
 from recsys_embed.data.parts import Part, rows_about
-from recsys_embed.data.prepare import build_vocabulary, complete, encoder_of, known_first
+from recsys_embed.data.prepare import build_sketch, build_vocabulary, complete, encoder_of, known_first
 from recsys_embed.data.progress import Progress
 from recsys_embed.data.rows import Job
 from recsys_embed.data.sources import FileSource, Source, open_source
@@ -58,8 +58,10 @@ def estimate(config: DataConfig, out: str | Path, *, workers: int | None = None)
         counting.count(job, 0)
         between = sum(file.stat().st_size for file in Path(work).glob("*.arrow"))
         counted = counting.results(job, counting.COUNTS)
-        for index in range(len(job.vocabularies) + len(job.hashes)):
+        for index in range(len(job.vocabularies)):
             build_vocabulary(job, index)
+        for index in range(len(job.hashes)):
+            build_sketch(job, index)
         encoder = encoder_of(job, counted)
         encoder.describe(Path(work) / DATA / ENCODER)
         Layout.create(job, encoder, counted).save(Path(work) / LAYOUT)

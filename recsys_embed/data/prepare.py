@@ -33,7 +33,8 @@ from recsys_embed.data.encoding import DATA, ENCODER, LAYOUT, Layout, encode, sp
 from recsys_embed.data.numeric import Moments
 from recsys_embed.data.planted import LABEL, SEPARATOR, Planted, bayes
 from recsys_embed.data.progress import Progress, progress_bar
-from recsys_embed.data.rows import Job
+from recsys_embed.data.renewing import accounts, continued, drift_of, edges_of, renew_vocabulary
+from recsys_embed.data.rows import Before, Job
 from recsys_embed.data.screening import Skipped, left_out
 from recsys_embed.data.sketch import described, sketch_file
 from recsys_embed.data.sources import open_source
@@ -42,7 +43,6 @@ from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.data.weights import check_weighted
 from recsys_embed.data.workshop import Crew, crew, discard, workshop
 from recsys_embed.errors import CheckpointError, ConfigError, DataError
-from recsys_embed.features import Feature
 from recsys_embed.files import MANIFEST, publish, write_manifest
 
 FORMAT = 2
@@ -96,7 +96,7 @@ def prepare(
     """
 
     def run(config: DataConfig, out: Path, frame: pd.DataFrame | None) -> EncodedDataset:
-        return _prepare(config, out, frame, workers=workers, executor=executor, progress=progress)
+        return encoded(config, out, frame, workers=workers, executor=executor, progress=progress)
 
     if isinstance(source, DataConfig):
         assert isinstance(schema, (str, Path))
@@ -118,41 +118,47 @@ def prepare(
     return dataset
 
 
-def _prepare(
+def encoded(
     config: DataConfig,
     out: Path,
     frame: pd.DataFrame | None,
     *,
+    before: Before | None = None,
     workers: int | None,
     executor: Executor | None,
     progress: bool,
 ) -> EncodedDataset:
+    """What :func:`prepare` does once it knows what it was given; with ``before``, :func:`continue_data`."""
     config = complete(config)
     source = open_source(config, frame)
-    settings = _settings(config)
+    inputs: dict[str, Any] = {"format": FORMAT, "config": _settings(config)}
+    if before is not None:
+        inputs["continued"] = before.describe()
     if out.is_dir() and any(out.iterdir()):
         with contextlib.suppress(CheckpointError, KeyError):
-            inputs = read_schema(out)["inputs"]
-            if inputs["config"] == settings and inputs["format"] == FORMAT and source.matches(inputs["rows"]):
+            known = dict(read_schema(out)["inputs"])
+            if source.matches(known.pop("rows")) and known == inputs:
                 dataset = EncodedDataset.open(out)
                 discard(out)
                 _tell(dataset)
                 return dataset
         if not (out / MANIFEST).is_file() or not (out / "schema.json").is_file():
             raise DataError("the folder holds something that is not an encoded data set", file=str(out))
-    inputs = {"format": FORMAT, "config": settings, "rows": source.describe()}
+    inputs["rows"] = source.describe()
     parts = tuple(source.parts())
     with (
         workshop(out, {**inputs, "parts": [str(part) for part in parts]}) as work,
         progress_bar(shown=progress) as bar,
     ):
-        job = Job(config, source, parts, str(work))
+        job = Job(config, source, parts, str(work), before=before)
         with crew(job, workers, executor) as hands:
             job = known_first(job, hands, bar)
-            schema = _encoded(job, hands, bar)
+            schema = {"name": source.name, **_encoded(job, hands, bar), "inputs": inputs}
+        if job.before is not None:
+            schema["drift"] = drift_of(job, EncodedDataset(work / DATA, schema))
         if not source.matches(inputs["rows"]):
             raise DataError("the input has changed while it was being read", file=config.path)
-        text = json.dumps({"name": source.name, **schema, "inputs": inputs}, indent=1, ensure_ascii=False)
+        text = json.dumps(schema, indent=1, ensure_ascii=False)
         (work / DATA / "schema.json").write_text(text + "\n", encoding="utf-8")
         write_manifest(work / DATA)
         publish(work / DATA, out)
@@ -174,6 +180,8 @@ def known_first(job: Job, hands: Crew, bar: Progress) -> Job:
         job = replace(job, cuts=counting.cuts(job))
     elif time is not None:
         job = replace(job, cuts=cast(Cuts, (time.val, time.test)))
+    if job.before is not None:
+        return replace(job, edges=edges_of(job.before.encoder))
     if any(kind != "log_square" for kind in job.config.buckets.values()):
         hands.run("edges", counting.sample_edges, job, bar)
         job = replace(job, edges=counting.edges(job))
@@ -197,7 +205,8 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
     if (work / LAYOUT).is_file():
         encoder, layout = Encoder.load(work / DATA / ENCODER), Layout.load(work / LAYOUT)
     else:
-        hands.run("vocabularies", build_vocabulary, job, bar, len(job.vocabularies) + len(job.hashes))
+        hands.run(counting.VOCABULARIES, build_vocabulary, job, bar, len(job.vocabularies))
+        hands.run("sketches", build_sketch, job, bar, len(job.hashes))
         encoder = encoder_of(job, counted)
         encoder.describe(work / DATA / ENCODER)
         layout = Layout.create(job, encoder, counted)
@@ -215,46 +224,47 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
         "skipped": {"rows": skipped.rows, "reasons": skipped.tree()},
         "cuts": None if job.cuts is None else list(job.cuts),
         "bayes": None if truth is None else bayes(*truth),
+        **({} if job.before is None else {"renewals": accounts(job)}),
     }
 
 
 def build_vocabulary(job: Job, index: int) -> int:
-    """Put together one of the vocabularies or, after them, one of the sketches of hashed values; returns its size."""
-    folder, sketch = Path(job.work) / DATA / ENCODER, index - len(job.vocabularies)
+    """Put together one of the vocabularies; returns its size."""
+    folder = Path(job.work) / DATA / ENCODER
     folder.mkdir(parents=True, exist_ok=True)
-    if sketch < 0:
-        found = counting.vocabulary(job, job.vocabularies[index])
-        found.save(folder / vocabulary_file(index))
-    else:
-        counting.sketch(job, list(job.hashes)[sketch]).save(Path(job.work) / DATA / sketch_file(sketch))
-    counting.finish(job, "vocabularies", index, {})
-    return len(found.values) if sketch < 0 else 0
+    if job.before is not None:
+        return renew_vocabulary(job, job.before, index)
+    found = counting.vocabulary(job, job.vocabularies[index])
+    found.save(folder / vocabulary_file(index))
+    counting.finish(job, counting.VOCABULARIES, index, {})
+    return len(found.values)
+
+
+def build_sketch(job: Job, index: int) -> int:
+    """Put together one of the sketches of hashed values; returns how many it counts."""
+    (Path(job.work) / DATA).mkdir(parents=True, exist_ok=True)
+    found = counting.sketch(job, list(job.hashes)[index])
+    found.save(Path(job.work) / DATA / sketch_file(index))
+    counting.finish(job, "sketches", index, {})
+    return found.occurrences
 
 
 def encoder_of(job: Job, counted: list[dict[str, Any]]) -> Encoder:
     """The encoder that the training rows give."""
+    if job.before is not None:
+        return continued(job, job.before)
     config, cells = job.config, job.cells()
     folder = Path(job.work) / DATA / ENCODER
     vocabularies = {
         name: Vocabulary.load(folder / vocabulary_file(place)) for place, name in enumerate(job.vocabularies)
     }
-    features = tuple(
-        Feature(
-            name,
-            multi_valued=name in config.multi_valued,
-            pooling=config.pooling,
-            vocabulary=job.vocabulary(name),
-            hashed=config.hashes(name),
-        )
-        for name in cells
-    )
     scalers = []
     for place, (name, scaling) in enumerate(config.scalings.items()):
         moments = Moments(name, cast(Literal["standard", "log"], scaling))
         for one in counted:
             moments.merge(one["moments"][place])
         scalers.append(moments.scaler())
-    known, separators = with_counts(features, vocabularies), dict(config.multi_valued)
+    known, separators = with_counts(job.features(), vocabularies, {}), dict(config.multi_valued)
     return Encoder(known, separators, tuple(scalers), job.label, vocabularies, cells, job.hashes)
 
 

@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
-from recsys_embed.config import DataConfig
+from recsys_embed.config import DataConfig, GrowthConfig
 from recsys_embed.data.cells import Buckets, Cells, Cross, Plain
 from recsys_embed.data.chunks import Chunk
+from recsys_embed.data.encoder import Encoder
 from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.numeric import numbers_of
 from recsys_embed.data.parts import Part
@@ -22,15 +24,36 @@ from recsys_embed.data.sources import Source
 from recsys_embed.data.split import Cuts, split_columns, split_of, times_of
 from recsys_embed.data.weights import read_weights
 from recsys_embed.errors import DataError
+from recsys_embed.features import Feature
+from recsys_embed.files import checksum
 
 CHUNK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the rows of a day continue: an encoder, here without its vocabularies, which are in its ``folder``."""
+
+    folder: str
+    encoder: Encoder
+    growth: GrowthConfig
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies it, as JSON: the encoder's files by their contents, and how it grows."""
+        files = {file.name: checksum(file) for file in sorted(Path(self.folder).iterdir()) if file.is_file()}
+        return {"encoder": files, "growth": self.growth.model_dump(mode="json")}
+
+    def born(self, vocabulary: str) -> int:
+        """The cardinality of a vocabulary at birth."""
+        return next(f.born or f.size for f in self.encoder.features if f.vocab == vocabulary)
 
 
 @dataclass(frozen=True)
 class Job:
     """What is to be encoded, for a process that encodes a part of it.
 
-    ``cuts`` are those of a split by time, ``edges`` those of buckets by quantiles, once they are known.
+    ``cuts`` are those of a split by time, ``edges`` those of buckets by quantiles, once they are known. ``before``:
+    the encoder to continue, where there is one.
     """
 
     config: DataConfig
@@ -39,6 +62,7 @@ class Job:
     work: str
     cuts: Cuts | None = None
     edges: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    before: Before | None = None
 
     @property
     def label(self) -> LabelRule:
@@ -54,6 +78,19 @@ class Job:
             **{name: Buckets(name, edges.get(name)) for name in config.buckets},
             **{name: Plain(name) for name in config.multi_valued},
         }
+
+    def features(self) -> tuple[Feature, ...]:
+        """The features, whose cardinalities are not known yet."""
+        return tuple(
+            Feature(
+                name,
+                multi_valued=name in self.config.multi_valued,
+                pooling=self.config.pooling,
+                vocabulary=self.vocabulary(name),
+                hashed=self.config.hashes(name),
+            )
+            for name in self.cells()
+        )
 
     def vocabulary(self, feature: str) -> str:
         """The name of a feature's vocabulary."""

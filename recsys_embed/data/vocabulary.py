@@ -26,6 +26,10 @@ class Vocabulary:
 
     Id 0 stands for what is missing, unseen in training or too rare. ``counts [cardinality]`` are training
     frequencies; ``counts[0]`` adds up the missing and the rare.
+
+    Later nights append values, and leave *holes*: a null is an id whose value was taken away, and which no value has
+    until another is put there. The counts of the ids it was born with stay as they were at birth, those of later ones
+    are what their values had when they got them.
     """
 
     def __init__(self, values: pa.Array, counts: np.ndarray) -> None:
@@ -47,13 +51,18 @@ class Vocabulary:
                 kept = _ranked(kept).slice(0, max_size).combine_chunks()
         kept = _ranked(kept).slice(0, max_size)
         counts = kept["count"].to_numpy()
-        values = _narrowed(kept["value"])
+        values = narrowed(kept["value"])
         return cls(values, np.concatenate([[missing + total - counts.sum()], counts]).astype(np.int64))
 
     @property
     def cardinality(self) -> int:
-        """The number of ids, 0 included."""
+        """The number of ids, 0 and holes included."""
         return len(self.values) + 1
+
+    @property
+    def known(self) -> np.ndarray:
+        """Which ids have a value, ``[cardinality]`` bool; 0 has none."""
+        return np.append(False, self.values.is_valid().to_numpy(zero_copy_only=False))
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids ``[rows]`` int32 of strings; 0 for null and for what is not in the vocabulary."""
@@ -78,20 +87,23 @@ class Vocabulary:
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, int]:
         """Hashes in rising order ``[n]`` uint64, the value's place of each ``[n]`` int32, and their seed: the first by
-        which no two are equal."""
-        seed = 0
+        which no two are equal. Holes are left out."""
+        seed, values, places = 0, self.values.drop_null(), np.flatnonzero(self.known) - 1
         while True:
-            hashes = hash_text(self.values, seed)
+            hashes = hash_text(values, seed)
             order = np.argsort(hashes)
             hashes = hashes[order]
             if not (hashes[1:] == hashes[:-1]).any():
-                return hashes, order.astype(np.int32), seed
+                return hashes, places[order].astype(np.int32), seed
             seed += 1
 
     def digest(self) -> bytes:
         """A checksum of values and counts."""
         digest = xxhash.xxh3_128()
         values = pa.concat_arrays([self.values]).cast(pa.large_string())  # its own buffers, from their beginning
+        if values.null_count:
+            digest.update(np.packbits(self.known).data)
+            values = values.fill_null("")
         for buffer in values.buffers()[1:]:
             digest.update(b"" if buffer is None else memoryview(buffer))
         digest.update(np.ascontiguousarray(self.counts).data)
@@ -111,7 +123,7 @@ class Vocabulary:
         """
         try:
             table = pq.read_table(path, page_checksum_verification=True)
-            return cls(_narrowed(table["value"].slice(1)), table["count"].to_numpy())
+            return cls(narrowed(table["value"].slice(1)), table["count"].to_numpy())
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
 
@@ -120,7 +132,7 @@ def _ranked(table: pa.Table) -> pa.Table:
     return table.sort_by([("count", "descending"), ("value", "ascending")])
 
 
-def _narrowed(column: pa.ChunkedArray) -> pa.Array:
+def narrowed(column: pa.ChunkedArray) -> pa.Array:
     """One array, of Arrow's string type where its text fits into it."""
     text = pc.sum(pc.binary_length(column)).as_py() or 0
     kind = pa.string() if text <= _NARROW else pa.large_string()

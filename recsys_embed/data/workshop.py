@@ -71,13 +71,15 @@ class Crew:
 
     executor: Executor | None
 
-    def run(self, stage: str, work: Callable[[Job, int], int], job: Job, bar: Progress, count: int = 0) -> None:
+    def run(
+        self, stage: str, work: Callable[[Job, int], int], job: Job, bar: Progress, count: int | None = None
+    ) -> None:
         """Do the parts that have no result yet, or as many things as ``count`` says; the bar is told of each.
 
         Raises:
             DataError: the first, in the order of the parts, that one of them raised.
         """
-        sizes = [1] * count or [part.size for part in job.parts]
+        sizes = [part.size for part in job.parts] if count is None else [1] * count
         todo = [index for index in range(len(sizes)) if not result(job, stage, index).is_file()]
         done = bar.stage(stage, sum(sizes))
         if self.executor is None:

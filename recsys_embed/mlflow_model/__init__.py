@@ -73,7 +73,7 @@ def input_example(predictor: Predictor) -> pd.DataFrame:
     encoder = predictor.encoder
     row: dict[str, object] = {}
     for feature in encoder.features:
-        values = [] if feature.hashed else encoder.vocabularies[feature.vocab].values[:1].to_pylist()
+        values = [] if feature.hashed else encoder.vocabularies[feature.vocab].values.drop_null()[:1].to_pylist()
         row[feature.name] = values[0] if values else ""
     row |= {scaler.column: 1.0 for scaler in encoder.scalers}
     return pd.DataFrame([row], columns=list(encoder.columns))

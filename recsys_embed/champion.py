@@ -80,7 +80,7 @@ class AsBefore:
 
 def _known_before(before: int, after: int, reset: np.ndarray) -> torch.Tensor:
     known = torch.arange(after) < before
-    known[torch.from_numpy(np.asarray(reset, np.int64))] = False
+    known[torch.tensor(reset, dtype=torch.int64)] = False
     return known
 
 

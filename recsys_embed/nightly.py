@@ -108,7 +108,7 @@ def continue_training(
         go_on_from(state, trained, optimizers)
         for name, renewal in dataset.renewals.items():
             if len(renewal.reset):
-                trained.embedding.reset(name, torch.from_numpy(renewal.reset))
+                trained.embedding.reset(name, torch.tensor(renewal.reset))
 
     old = scores_of(champion.model, AsBefore(dataset), config.training.batch_size)
     decided: dict[str, Any] = {}
@@ -133,6 +133,7 @@ def continue_training(
         "rows": {split: dataset.rows(split) for split in ("train", "val", "test")},
         "epochs": trained.result.epochs,
         "vocabularies": _vocabularies(dataset, trained.model),
+        "drift": dataset.schema.get("drift"),
         "mlflow": _mlflow(trained, decided),
         "identity": identity,
     }

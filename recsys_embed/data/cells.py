@@ -11,6 +11,9 @@ import pyarrow.compute as pc
 
 from recsys_embed.data.chunks import Chunk
 
+MARKS = (("\x1e", "\x1e0"), ("\x1f", "\x1e1"))
+"""What is escaped in the cells of a cross, and how; the last stands between them."""
+
 
 @dataclass(frozen=True)
 class Plain:
@@ -44,9 +47,9 @@ class Cross:
     def text(self, chunk: Chunk, *, exact: bool = True) -> pa.Array:
         """Values ``[rows]``, null where missing: the cells with U+001F between them, which is escaped inside them."""
         cells = [chunk.text(column, exact=exact) for column in self.crossed]
-        for mark, escaped in (("\x1e", "\x1e0"), ("\x1f", "\x1e1")):
+        for mark, escaped in MARKS:
             cells = [pc.replace_substring(one, mark, escaped) for one in cells]
-        return pc.binary_join_element_wise(*cells, "\x1f")
+        return pc.binary_join_element_wise(*cells, MARKS[-1][0])
 
 
 @dataclass(frozen=True)

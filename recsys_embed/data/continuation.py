@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from recsys_embed.config import DataConfig, GrowthConfig
+from recsys_embed.data.cells import Buckets
 from recsys_embed.data.dataset import EncodedDataset
 from recsys_embed.data.encoder import Encoder
 from recsys_embed.data.prepare import complete, encoded
@@ -83,8 +84,13 @@ def _frozen(job: Job, old: Encoder) -> Iterator[tuple[str, object, object]]:
     yield "multi_valued", dict(job.config.multi_valued), dict(old.separators)
     for key in ("vocabulary", "pooling", "hashed"):
         named = "raw_hash" if key == "hashed" else key
-        asked, there = ({f.name: getattr(f, key) for f in features} for features in (job.features(), old.features))
-        yield named, asked, there
+        asked, kept = ({f.name: getattr(f, key) for f in features} for features in (job.features(), old.features))
+        yield named, asked, kept
+    for name, kind in job.config.buckets.items():
+        there = old.cells.get(name)
+        if isinstance(there, Buckets):  # how many quantiles there are is kept, and not asked
+            squares = "log_square" if there.edges is None else "quantiles"
+            yield f"buckets.{name}", kind if kind == "log_square" else "quantiles", squares
     yield "columns", job.cells(), dict(old.cells)
     yield "hash_seed", job.hashes, dict(old.hashes)
     yield "numeric", job.config.scalings, {one.column: one.scaling for one in old.scalers}

@@ -12,6 +12,7 @@ import numpy as np
 
 from recsys_embed.data.bags import Bag
 from recsys_embed.data.batches import Batch, Columns
+from recsys_embed.data.distances import UNSEEN, Drift
 from recsys_embed.data.encoder import Encoder
 from recsys_embed.data.loader import batches
 from recsys_embed.data.renewal import Renewal, load_reset, reset_file
@@ -23,7 +24,6 @@ from recsys_embed.features import Feature
 from recsys_embed.files import verify_manifest
 from recsys_embed.ranks import WHOLE, Share
 
-HEAD, TORSO, TAIL, UNSEEN = range(4)
 _ROWS = 1 << 16  # read at once
 
 
@@ -155,6 +155,12 @@ class EncodedDataset:
     def renewals(self) -> dict[str, Renewal]:
         """What the night did to each vocabulary, by its name; none where the rows continue nothing."""
         return self._renewals
+
+    @property
+    def drift(self) -> dict[str, Drift]:
+        """How the day differs from those before, and its splits from each other, by feature; see
+        :func:`recsys_embed.data.drift.drift`. None where the rows continue nothing."""
+        return {name: Drift.of(tree) for name, tree in self.schema.get("drift", {}).items()}
 
     @cached_property
     def _renewals(self) -> dict[str, Renewal]:

@@ -238,20 +238,22 @@ def without(
     gone = np.zeros(old.cardinality, bool)
     gone[old.ids(values)] = True
     gone[0] = False
-    found = Vocabulary(_replaced(old.values, gone, none, pa.chunked_array([], pa.large_string())), old.counts)
+    born, counts = old.cardinality if history is None else history.born, _put(old.counts, gone, none, 0)
+    counts[:born] = old.counts[:born]
+    found = Vocabulary(_replaced(old.values, gone, none, pa.chunked_array([], pa.large_string())), counts)
     if history is not None:
         life, pending = history.life, history.pending
         count = life.count.copy()
         count[0] += count[gone].sum()
         stays = pc.invert(pc.is_in(pending.values, values.cast(pending.values.type)))
         history = History(
-            history.born,
+            born,
             Life(*(_put(one, gone, none, 0) for one in (life.admitted, life.seen, count))),
             Pending(pending.values.filter(stays), pending.counts[stays.to_numpy(zero_copy_only=False)]),
         )
     account = Renewal(
         vocabulary=name,
-        born=old.cardinality if history is None else history.born,
+        born=born,
         before=old.cardinality,
         after=old.cardinality,
         admitted=0,

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from recsys_embed.data.cells import Buckets
 from recsys_embed.data.counting import VOCABULARIES, counted_runs, finish, result
 from recsys_embed.data.dataset import EncodedDataset
-from recsys_embed.data.drift import Distance, Frequencies, drift
+from recsys_embed.data.distances import Distance, Frequencies
+from recsys_embed.data.drift import drift
 from recsys_embed.data.encoder import Encoder, vocabulary_file, with_counts
 from recsys_embed.data.encoding import DATA, ENCODER
 from recsys_embed.data.history import History

@@ -19,6 +19,7 @@ from recsys_embed.data import EncodedDataset
 from recsys_embed.errors import BudgetError, ConfigError
 from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
+from recsys_embed.forgetting import Forgetting, forget, traces_beside
 from recsys_embed.hashed import names_of
 from recsys_embed.lanes import lay_out, specs_of
 from recsys_embed.ledger import ledger
@@ -42,7 +43,20 @@ from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tracking import Tracker
 from recsys_embed.train_into import train_into
 
-__all__ = ["Night", "Report", "Search", "continue_training", "fits", "plan", "report", "search", "train"]
+__all__ = [
+    "Forgetting",
+    "Night",
+    "Report",
+    "Search",
+    "continue_training",
+    "fits",
+    "forget",
+    "plan",
+    "report",
+    "search",
+    "traces_beside",
+    "train",
+]
 
 _LOG = logging.getLogger("recsys_embed")
 SHARDING, BEST = "sharding.json", "best.toml"

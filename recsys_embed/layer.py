@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from recsys_embed import ranks
 from recsys_embed.budget import ByteBudget, Plan, plan
 from recsys_embed.config import EmbeddingConfig, ShardingConfig, StrategyNode
-from recsys_embed.embeddings.base import Lookup, Strategy, name_of
+from recsys_embed.embeddings.base import Lookup, Strategy
 from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.features import Feature, Ids, grown_features, resolve
 from recsys_embed.ids import as_ids
@@ -285,26 +285,20 @@ class EmbeddingLayer(nn.Module):
         Raises:
             ConfigError: no such vocabulary, or a strategy that keeps more of an id than rows.
         """
-        strategy = self._strategy_of(vocabulary)
-        table = strategy.vector_tables().get(vocabulary)
-        if table is not None:
-            self.tables.reset(table, ids)
-        elif not strategy.grows():
-            raise ConfigError(
-                f"strategy {name_of(strategy)!r} cannot give the ids of {vocabulary!r} to other values: "
-                f"{strategy.fixed}",
-                path="embedding.strategy",
-            )
-        return table is not None
+        own = self.own_rows(vocabulary, ids)
+        for table, rows in own.items():
+            self.tables.reset(table, rows)
+        return bool(own)
 
-    def has_own_rows(self, vocabulary: str) -> bool:
-        """Whether every id of a vocabulary has a row that no other id reads."""
-        return vocabulary in self._strategy_of(vocabulary).vector_tables()
+    def own_rows(self, vocabulary: str, ids: Tensor) -> Mapping[str, Tensor]:
+        """See :meth:`Strategy.own_rows`.
 
-    def _strategy_of(self, vocabulary: str) -> Strategy:
-        for _, strategy in self._own_strategies():
+        Raises:
+            ConfigError: no such vocabulary, or a strategy that keeps more of an id than rows.
+        """
+        for strategy in self.plan.strategies:
             if any(feature.vocab == vocabulary for feature in strategy.features):
-                return strategy
+                return strategy.own_rows(vocabulary, ids)
         raise ConfigError(f"no vocabulary {vocabulary!r}")
 
     # --- training --------------------------------------------------------------------------------------------

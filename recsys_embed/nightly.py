@@ -20,6 +20,7 @@ from recsys_embed.champion import AsBefore, scores_in, scores_of
 from recsys_embed.config import Config, parse_config
 from recsys_embed.data import EncodedDataset
 from recsys_embed.data.continuation import continue_data
+from recsys_embed.data.renewal import Renewal
 from recsys_embed.errors import CheckpointError, ConfigError
 from recsys_embed.export import CONFIG, ENCODER, load
 from recsys_embed.files import MANIFEST, atomic_write, checksum
@@ -208,8 +209,7 @@ def _decided(out: Path, identity: str) -> dict[str, Any] | None:
 
 
 def _vocabularies(dataset: EncodedDataset, model: Recommender) -> dict[str, dict[str, Any]]:
-    """What became of every vocabulary; ``rows`` says whether ids that were taken from values had rows of their own,
-    which began anew, or share them with others, and they stay."""
+    """What became of every vocabulary."""
     return {
         name: {
             "known": one.known,
@@ -223,10 +223,18 @@ def _vocabularies(dataset: EncodedDataset, model: Recommender) -> dict[str, dict
             "before": one.before,
             "cardinality": one.after,
             "reset": len(one.reset),
-            "rows": "own" if model.embedding.has_own_rows(name) else "shared",
+            "rows": _rows_of(model, one),
         }
         for name, one in dataset.renewals.items()
     }
+
+
+def _rows_of(model: Recommender, renewal: Renewal) -> str | None:
+    """Whether the ids that were taken from values had rows of their ``own``, which have begun anew, or ``shared`` them,
+    which stay as they are; None where there are no such ids."""
+    if not len(renewal.reset):
+        return None
+    return "own" if model.embedding.own_rows(renewal.vocabulary, torch.tensor(renewal.reset)) else "shared"
 
 
 def _mlflow(trained: Trained, decided: Mapping[str, Any]) -> dict[str, Any]:

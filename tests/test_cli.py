@@ -34,6 +34,7 @@ OPTIONS = {
     "report": ["--budget", "--from", "--from-run", "--json", "--label", "--out", "--planted", "--quiet", "--set",
                "CONFIG|DATA"],
     "predict": ["--json", "--out", "--quiet", "MODEL", "ROWS"],
+    "forget": ["--ids", "--json", "--out", "--quiet", "MODEL"],
     "export": ["--as", "--json", "--out", "--quiet", "MODEL"],
     "budget": ["--json", "--out", "--quiet", "--set", "CONFIG"],
     "strategies": ["--json"],

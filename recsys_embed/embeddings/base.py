@@ -177,8 +177,7 @@ class Strategy(nn.Module, ABC):
         """Take its features with larger vocabularies, before tables are made of it. Ids that there were keep their
         rows, and the ids beyond read rows by the same rule, appended ones or shared ones.
 
-        A strategy that grows keeps nothing of an id but rows: those of :meth:`vector_tables` are an id's own, and all
-        others are shared.
+        A strategy that grows keeps nothing of an id but rows: see :meth:`own_rows`.
 
         Raises:
             ConfigError: it cannot take new ids, which is the default.
@@ -186,6 +185,22 @@ class Strategy(nn.Module, ABC):
         raise ConfigError(
             f"strategy {name_of(self)!r} cannot take new ids: {self.fixed}; `recsys-embed strategies` says "
             "which ones can",
+            path="embedding.strategy",
+        )
+
+    def own_rows(self, vocabulary: str, ids: Tensor) -> Mapping[str, Tensor]:
+        """By table, the rows that ids ``[n]`` of a vocabulary read and no others do; none where all rows are shared.
+
+        Raises:
+            ConfigError: it keeps more of an id than rows.
+        """
+        table = self.vector_tables().get(vocabulary)
+        if table is not None:
+            return {table: ids}
+        if self.grows():
+            return {}
+        raise ConfigError(
+            f"strategy {name_of(self)!r} cannot give the ids of {vocabulary!r} to other values: {self.fixed}",
             path="embedding.strategy",
         )
 

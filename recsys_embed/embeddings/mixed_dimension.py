@@ -132,6 +132,12 @@ class MixedDimension(Strategy):
         """All, at full width."""
         return {name: name for name in self._bounds} if self.widths == (self.dim,) else {}
 
+    def own_rows(self, vocabulary: str, ids: Tensor) -> Mapping[str, Tensor]:
+        """The row in the table of the id's block, where it was not dropped."""
+        bounds = self._bounds[vocabulary]
+        here = {read: (ids >= bounds[int(read)]) & (ids < bounds[int(read) + 1]) for read in self._reads}
+        return {self._table(vocabulary, read): ids[one] - bounds[int(read)] for read, one in here.items()}
+
     def settings(self) -> dict[str, object]:
         """The width of every vocabulary, or block."""
         return {

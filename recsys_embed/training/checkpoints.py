@@ -141,6 +141,15 @@ def save(
     return path
 
 
+def write(folder: Path, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Make a folder a checkpoint of one rank, of the plain values of another one and all of its tensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: _alone(tensor) for name, tensor in tensors.items()}, folder / tensors_file())
+    text = json.dumps({**meta, "ranks": 1}, allow_nan=False)
+    (folder / STATE).write_text(text, encoding="utf-8")
+    write_manifest(folder)
+
+
 def load(path: Path, *, checked: bool = False) -> Checkpoint:
     """Open a checkpoint after checking every byte, unless another rank has.
 

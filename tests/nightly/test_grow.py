@@ -225,6 +225,21 @@ def test_rows_that_ids_share_stay() -> None:
     assert all(torch.equal(states(layer.tables)[name], old) for name, old in before.items())
 
 
+def test_rows_of_blocks_are_reset_where_they_lie() -> None:
+    config = {"name": "mixed_dimension", "width": (4, 0, 3)}
+    fresh, layer = (EmbeddingLayer(FEATURES, DIM, strategy=config, exact=(), seed=3) for _ in range(2))
+    trained(layer)
+    fresh.optimizer("adagrad", lr=0.1)
+    before, never = states(layer.tables), states(fresh.tables)
+    assert layer.reset("user", torch.tensor([3, 40, 80]))  # the second is in the block that has no rows
+    after = states(layer.tables)
+    for name, row in (("user.0", 3), ("user.2", 80 - 60)):
+        assert torch.equal(after[name][row], never[name][row])
+        rest = torch.arange(len(never[name])) != row
+        assert torch.equal(after[name][rest], before[name][rest])
+    assert all(torch.equal(after[name], old) for name, old in before.items() if not name.startswith("user"))
+
+
 @pytest.mark.parametrize("name", ["cafe", "pep"])
 def test_a_strategy_that_keeps_more_of_an_id_refuses(name: str) -> None:
     layer = EmbeddingLayer(FEATURES, DIM, strategy=name, budget=0.4, exact=())

@@ -160,16 +160,16 @@ def test_nights_follow_nights(born: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_hashes_and_their_sizes_stay(born: dict[str, Path], tmp_path: Path) -> None:
-    done = night(born, "hash", "second", tmp_path / "night")
+    done = night(born, "hash", "second", tmp_path / "night", "growth.max_ids=55")
     old, new = (load(one).model.embedding for one in (born["hash"], done.model))
     assert {name: spec.rows for name, spec in old.tables.specs.items()} == {
         name: spec.rows for name, spec in new.tables.specs.items()
     }
-    assert new.features[0].size == 56
+    assert (old.features[0].size, new.features[0].size) == (41, 55)
     for one, other in zip(old.strategies, new.strategies, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
-    assert done.record["vocabularies"]["user"]["rows"] == "shared"
-    assert done.record["vocabularies"]["item"]["rows"] == "own"
+    told = done.record["vocabularies"]
+    assert (told["user"]["reset"], told["user"]["rows"], told["item"]["rows"]) == (1, "shared", None)
 
 
 def test_raw_hashes_go_on_without_any_vocabulary(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_the_command_prints_the_record_last_and_does_nothing_again(born: dict[st
     assert record == json.loads((tmp_path / "n" / "decision.json").read_text())
     assert record["vocabularies"]["user"] == {
         "known": 40, "admitted": 15, "expired": 0, "evicted": 0, "forgotten": 0, "pending": 0, "dropped": 0, "born": 41,
-        "before": 41, "cardinality": 56, "reset": 0, "rows": "own",
+        "before": 41, "cardinality": 56, "reset": 0, "rows": None,
     }  # fmt: skip
     assert record["rows"] == {split: int((DAYS["second"]["part"] == split).sum()) for split in ("train", "val", "test")}
     assert record["mlflow"] == {
@@ -286,11 +286,13 @@ def test_what_cannot_be_continued_is_named_before_training(
     assert not (tmp_path / "n" / "model").exists()
 
 
-def test_strategies_without_new_ids_go_on_while_there_are_none(born: dict[str, Path], tmp_path: Path) -> None:
+def test_strategies_of_fixed_size_go_on_while_they_need_no_more_ids(born: dict[str, Path], tmp_path: Path) -> None:
     done = night(born, "narrow", "same", tmp_path / "n")
     assert done.record["vocabularies"]["user"]["admitted"] == 0
-    with pytest.raises(ConfigError, match="'mixed_dimension' cannot give the ids of 'user' to other values: widths"):
-        night(born, "narrow", "second", tmp_path / "m", "growth.max_ids=41")
+    full = night(born, "narrow", "second", tmp_path / "m", "growth.max_ids=41")
+    told = full.record["vocabularies"]["user"]
+    assert told["evicted"] == told["admitted"] == told["reset"] >= 10
+    assert (told["cardinality"], told["rows"]) == (41, "own")
 
 
 def test_adam_on_plain_tables_goes_on_and_does_not_grow(born: dict[str, Path], tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ OPTIONS = {
     "report": ["--budget", "--from", "--from-run", "--json", "--label", "--out", "--planted", "--quiet", "--set",
                "CONFIG|DATA"],
     "predict": ["--json", "--out", "--quiet", "MODEL", "ROWS"],
+    "publish": ["--json", "--quiet", "--snapshot", "--to", "MODEL"],
+    "apply": ["--json", "--out", "--quiet", "FOLDER"],
     "forget": ["--ids", "--json", "--out", "--quiet", "MODEL"],
     "export": ["--as", "--json", "--out", "--quiet", "MODEL"],
     "budget": ["--json", "--out", "--quiet", "--set", "CONFIG"],

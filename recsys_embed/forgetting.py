@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys_embed.data.forgetting import Forgotten
 from recsys_embed.data.forgetting import forget as forget_values
-from recsys_embed.errors import ConfigError, DataError
+from recsys_embed.errors import DataError
 from recsys_embed.export import ENCODER, WEIGHTS, Predictor, load
 from recsys_embed.files import MANIFEST, atomic_folder, write_manifest
 from recsys_embed.report.study import DATA
@@ -24,7 +24,7 @@ from recsys_embed.tables.rounding import TORCH_TYPES, nearest
 from recsys_embed.train_into import CHECKPOINTS, MLFLOW_MODELS
 from recsys_embed.training import checkpoints as store
 from recsys_embed.training.kept import TRAINING, kept
-from recsys_embed.training.saving import TABLES_OF_MODEL, TABLES_STATE
+from recsys_embed.training.saving import STATES_OF_TABLE, TABLES_OF_MODEL
 
 HEADER = ["feature", "value"]
 
@@ -57,7 +57,7 @@ def forget(model: str | Path, ids: str | Path, *, out: str | Path | None = None)
 
     Raises:
         DataError: the file is not such a file, or names a feature that there is not; with its row.
-        ConfigError: a strategy keeps more of an id than rows of its own; or the tables were trained by Adam.
+        ConfigError: a strategy keeps more of an id than rows of its own.
         CheckpointError: the model is damaged, or the disk refused.
     """
     folder, target = Path(model), Path(model if out is None else out)
@@ -67,12 +67,6 @@ def forget(model: str | Path, ids: str | Path, *, out: str | Path | None = None)
     own = {name: predictor.model.embedding.own_rows(name, rows) for name, rows in gone.items()}
     rows = {table: numbers for tables in own.values() for table, numbers in tables.items()}
     state = kept(folder) if (folder / TRAINING).is_dir() else None
-    if state is not None and rows and predictor.config.training.optimizer.tables == "adam":
-        raise ConfigError(
-            "training.optimizer.tables = 'adam' keeps no state for each row, and what these ids have left in it cannot "
-            f"be removed: leave out {folder / TRAINING}, and the model can no longer be continued",
-            path="training.optimizer.tables",
-        )
     with atomic_folder(target) as temporary:
         shutil.copytree(
             folder,
@@ -87,9 +81,10 @@ def forget(model: str | Path, ids: str | Path, *, out: str | Path | None = None)
         if state is not None:
             trained = state.tensors
             _reset(trained, rows, predictor, TABLES_OF_MODEL)
-            for table, numbers in rows.items():
-                if (name := TABLES_STATE.format(table)) in trained:
-                    trained[name][numbers] = 0
+            owners = {one.format(table): numbers for table, numbers in rows.items() for one in STATES_OF_TABLE}
+            for name, tensor in trained.items():
+                if (numbers := owners.get(name.rpartition(".")[0])) is not None:
+                    tensor[numbers] = 0
             store.write(temporary / TRAINING, state.meta, trained)
         write_manifest(temporary, without=TRAINING)
     return Forgetting(target, tuple(asdict(one) for one in forgotten.became), _vocabularies(forgotten, own))

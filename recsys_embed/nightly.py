@@ -109,7 +109,10 @@ def continue_training(
         go_on_from(state, trained, optimizers)
         for name, renewal in dataset.renewals.items():
             if len(renewal.reset):
-                trained.embedding.reset(name, torch.tensor(renewal.reset))
+                ids = torch.tensor(renewal.reset)
+                trained.embedding.reset(name, ids)
+                for table, rows in trained.embedding.own_rows(name, ids).items():
+                    optimizers.reset_rows(table, rows)
 
     old = scores_of(champion.model, AsBefore(dataset), config.training.batch_size)
     decided: dict[str, Any] = {}

@@ -185,6 +185,11 @@ class Tables(nn.Module, ABC):
         finally:
             self._growing = False
 
+    @property
+    def grows(self) -> bool:
+        """Whether it lasts."""
+        return self._growing
+
     def saved(self, name: str, part: Part) -> Tensor:
         """What a state dict holds of a table: all rows, or this rank's share; see :meth:`dealt`."""
         return self.share(name, part) if self._dealt else self._whole(name, part)

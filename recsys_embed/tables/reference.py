@@ -56,6 +56,15 @@ class ReferenceTables(Tables):
         else:
             yield from row_blocks(self.get(name).detach())
 
+    def parameter_rows(self) -> list[tuple[nn.Parameter, dict[str, slice]]]:
+        """While the tables are ordinary parameters: each of these, and the rows in it of every table."""
+        found = []
+        for store in self._all():
+            assert isinstance(store.weights, nn.Parameter)
+            places = zip(store.specs, store.starts, strict=True)
+            found.append((store.weights, {spec.name: slice(start, start + spec.rows) for spec, start in places}))
+        return found
+
     def train_by(self, rule: UpdateRule, *, over_ranks: bool = False) -> None:
         """Take the tables out of ``parameters()``, into their stored form; from now on :meth:`update` updates them.
 

@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from recsys_embed.errors import CheckpointError, ConfigError
+from recsys_embed.errors import CheckpointError
 from recsys_embed.files import MANIFEST
 from recsys_embed.recommender import Recommender
 from recsys_embed.stages import ONE_STAGE
@@ -75,16 +75,7 @@ def go_on_from(state: Checkpoint, model: Recommender, optimizers: Optimizers) ->
     rates among them, stay those of the new training.
 
     Raises:
-        ConfigError: the tables grew, and are trained by Adam, which keeps no state by row.
         CheckpointError: the state does not fit the model.
     """
-    tables = model.embedding.tables
-    grown = [feature.name for feature in model.embedding.features if feature.born is not None]
-    if tables.rule is None and grown:
-        raise ConfigError(
-            f"the vocabularies of {', '.join(grown)} have grown, and training.optimizer.tables = 'adam' keeps no state "
-            "for each row to grow with them: train with another optimizer of the tables from the beginning",
-            path="training.optimizer.tables",
-        )
-    with tables.growing():
+    with model.embedding.tables.growing():
         take_up(state, model, optimizers, settings=False)

@@ -20,8 +20,9 @@ from recsys_embed.training.course import Place
 from recsys_embed.training.optimizers import Optimizers
 
 _MODEL, _OPTIMIZER, _RNG = "model.", "optimizer.", "rng."
-TABLES_OF_MODEL, TABLES_STATE = "model.embedding.tables.{}", "optimizer.tables.{}.sum"
-"""What a checkpoint calls the rows of a table, and the state that a tables optimizer has of them."""
+TABLES_OF_MODEL, STATES_OF_TABLE = "model.embedding.tables.{}", ("optimizer.tables.{}", "optimizer.rows.{}")
+"""What a checkpoint calls the rows of a table; and what stands before the last dot of the names of their optimizer
+state, where a tables optimizer trains them and where they are plain parameters."""
 
 _EXTRA_STATE = "._extra_state"  # as torch names what a module's get_extra_state gives
 

@@ -34,7 +34,7 @@ def day(number: int, users: range = FIRST, rows: int = 360) -> pd.DataFrame:
     )
 
 
-def config_of(path: Path, *overrides: str, **embedding: Any) -> Config:
+def config_of(path: Path, *overrides: str, tables: str = "rowwise_adagrad", **embedding: Any) -> Config:
     return parse_config(
         {
             "data": {
@@ -52,7 +52,7 @@ def config_of(path: Path, *overrides: str, **embedding: Any) -> Config:
                 "batch_size": 64,
                 "epochs": 1,
                 "threads": 1,
-                "optimizer": {"tables_lr": 0.2, "dense_lr": 0.01},
+                "optimizer": {"tables": tables, "tables_lr": 0.2, "dense_lr": 0.01},
             },
             "tracking": {"enabled": False},
         },

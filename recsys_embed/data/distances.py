@@ -76,7 +76,8 @@ class Distance:
 @dataclass(frozen=True)
 class Drift:
     """Of one feature, by split: the shares of occurrences that are ``unseen``, with id 0, and of those whose id is
-    ``new``, given on the data set's own night; and the distance ``from_train``, from the reference's training rows.
+    ``new``, given on the data set's own night, which were unseen the day before; and the distance ``from_train``, from
+    the reference's training rows. Of a hashed feature only missing cells have id 0, and no id is new.
 
     ``from_life``: of the day's training rows from those of all nights before, by the ids there were then, so that what
     was new is unseen; of the whole vocabulary where features share one. None stands where there is nothing to compare.

@@ -75,9 +75,5 @@ def _translated(of: Frequencies, feature: Feature, encoder: Encoder, reference: 
     if feature.hashed:
         return of
     other = next(one for one in reference.features if one.name == feature.name)
-    values = encoder.vocabularies[feature.vocab].values
-    words = values.take(np.maximum(of.ids - 1, 0)) if len(values) else values
-    ids = np.zeros(len(of.ids), np.int64)
-    seen = of.ids > 0
-    ids[seen] = reference.encoder.vocabularies[other.vocab].ids(words.filter(seen))
-    return Frequencies.of(ids, of.counts)
+    ids = encoder.vocabularies[feature.vocab].ids_in(reference.encoder.vocabularies[other.vocab])
+    return Frequencies.of(ids[of.ids], of.counts)

@@ -84,6 +84,11 @@ class Vocabulary:
             ids[hit] = np.where(same, found + 1, 0)
         return ids
 
+    def ids_in(self, other: Vocabulary) -> np.ndarray:
+        """The id that each of its ids' values has in another vocabulary, ``[cardinality]`` int32; 0 where it has none,
+        as holes have none."""
+        return np.append(np.int32(0), other.encode(self.values))
+
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, int]:
         """Hashes in rising order ``[n]`` uint64, the value's place of each ``[n]`` int32, and their seed: the first by

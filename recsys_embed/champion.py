@@ -1,7 +1,7 @@
 """The model that a night continues, judged on the rows of the night as it stands: with the ids that it knew.
 
-DIFF from scoring raw rows with its own encoder: rows are encoded once, by the encoder of the night, and what is new in
-that becomes unseen again. A value whose id was taken from it this night counts as unseen for both models.
+DIFF from scoring raw rows with its own encoder: rows are encoded once, by the encoder of the night, whose ids are then
+translated into its own. A value that has lost its id this night, and got no other, counts as unseen for both models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys_embed.data import EncodedDataset
+from recsys_embed.data import EncodedDataset, Encoder
 from recsys_embed.data.batches import Batch
 from recsys_embed.features import Ids
 from recsys_embed.promotion import METRICS
@@ -24,12 +24,13 @@ from recsys_embed.training.metrics import evaluate
 
 
 class AsBefore:
-    """The rows of a night with the ids of the encoder before it: what that did not know is id 0, the unseen one."""
+    """The rows of a night with the ids of the encoder ``before`` it: what that did not know is id 0, the unseen one."""
 
-    def __init__(self, dataset: EncodedDataset) -> None:
+    def __init__(self, dataset: EncodedDataset, before: Encoder) -> None:
         self._dataset = dataset
-        known = {name: _known_before(one.before, one.after, one.reset) for name, one in dataset.renewals.items()}
-        self._known = [known.get(feature.vocab) for feature in dataset.features]
+        now = dataset.encoder.vocabularies
+        own = {name: torch.from_numpy(now[name].ids_in(before.vocabularies[name])) for name in now}
+        self._own = [own.get(feature.vocab) for feature in dataset.features]
 
     @property
     def fingerprint(self) -> str:
@@ -71,17 +72,11 @@ class AsBefore:
     def _before(self, ids: Ids) -> Ids:
         values = ids.values.clone()
         bounds = [] if ids.offsets is None else ids.bounds()
-        for place, known in enumerate(self._known):
-            if known is not None:
+        for place, own in enumerate(self._own):
+            if own is not None:
                 here = values[place] if ids.offsets is None else values[bounds[place] : bounds[place + 1]]
-                here.masked_fill_(~known[here.long()], 0)
+                here.copy_(own[here.long()])
         return replace(ids, values=values)
-
-
-def _known_before(before: int, after: int, reset: np.ndarray) -> torch.Tensor:
-    known = torch.arange(after) < before
-    known[torch.tensor(reset, dtype=torch.int64)] = False
-    return known
 
 
 def scores_of(model: Recommender, dataset: EncodedDataset | AsBefore, batch_size: int) -> dict[str, float]:

@@ -114,7 +114,7 @@ def continue_training(
                 for table, rows in trained.embedding.own_rows(name, ids).items():
                     optimizers.reset_rows(table, rows)
 
-    old = scores_of(champion.model, AsBefore(dataset), config.training.batch_size)
+    old = scores_of(champion.model, AsBefore(dataset, champion.encoder), config.training.batch_size)
     decided: dict[str, Any] = {}
 
     def decide(trained: Trained, tracker: Tracker) -> None:

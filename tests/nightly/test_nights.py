@@ -175,6 +175,19 @@ def test_nights_follow_nights(born: dict[str, Path], tmp_path: Path) -> None:
     assert scores.between(0, 1).all()
 
 
+def test_a_night_may_run_on_another_back_end(born: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("fbgemm_gpu", reason="the fused back end needs FBGEMM")
+    nights = [
+        night(born, "full", "second", tmp_path / backend, f"embedding.backend='{backend}'", "growth.max_ids=48")
+        for backend in ("reference", "fused")
+    ]
+    one, other = (state_of(done.model) for done in nights)
+    for name in ("model.embedding.tables.user", "optimizer.tables.user.sum"):
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+    away = ids_of(nights[1].model, [f"u{user}" for user in FIRST if user >= 10])
+    assert torch.equal(ids_of(nights[0].model, [f"u{user}" for user in FIRST if user >= 10]), away)
+
+
 def test_hashes_and_their_sizes_stay(born: dict[str, Path], tmp_path: Path) -> None:
     done = night(born, "hash", "second", tmp_path / "night", "growth.max_ids=55")
     old, new = (load(one).model.embedding for one in (born["hash"], done.model))
@@ -201,9 +214,10 @@ def test_raw_hashes_go_on_without_any_vocabulary(tmp_path: Path) -> None:
 
 
 def test_both_models_are_judged_on_the_rows_of_the_day(born: dict[str, Path], tmp_path: Path) -> None:
-    """The champion by its own encoder, on raw rows."""
-    done = night(born, "full", "second", tmp_path / "night")
+    """The champion as by its own encoder on raw rows, also where ids were given to other values."""
+    done = night(born, "full", "second", tmp_path / "night", "growth.max_ids=48")
     rows = DAYS["second"][DAYS["second"]["part"] == "val"]
+    assert done.record["vocabularies"]["user"]["reset"] == 8
     for name, model in (("champion", born["full"]), ("new", done.model)):
         scores = load(model).predict(rows)
         assert done.record["scores"]["val_auc"][name] == pytest.approx(roc_auc_score(rows["clicked"], scores), abs=1e-6)

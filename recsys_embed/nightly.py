@@ -92,7 +92,7 @@ def continue_training(
     config = config_of_night(model, data, overrides)
     champion = load(model)
     _refuse_stages(champion.model)
-    state = kept(model)
+    state = kept(model, champion.model)
     frame = data if isinstance(data, pd.DataFrame) else None
     dataset = continue_data(
         config.data, model / ENCODER, out / DATA, growth=config.growth, progress=progress, frame=frame
@@ -115,6 +115,7 @@ def continue_training(
                     optimizers.reset_rows(table, rows)
 
     old = scores_of(champion.model, AsBefore(dataset, champion.encoder), config.training.batch_size)
+    del champion  # its tables are not needed while others are trained
     decided: dict[str, Any] = {}
 
     def decide(trained: Trained, tracker: Tracker) -> None:

@@ -183,9 +183,11 @@ class Store:
             )
 
     def _champion(self, run: str, name: str, alias: str) -> None:
-        """One version for each run, however often it is asked for."""
+        """One version for each run, however often it is asked for, and none before the model is there."""
         from mlflow.exceptions import MlflowException
 
+        if f"{MODEL}/MLmodel" not in {file.path for file in self._client.list_artifacts(run, str(MODEL))}:
+            raise RuntimeError(f"run {run} has no model yet to be registered as {name!r}")
         try:
             self._client.create_registered_model(name)
         except MlflowException as error:

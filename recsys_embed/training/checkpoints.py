@@ -57,6 +57,14 @@ class Checkpoint:
         """All of them, whole."""
         return self.share(WHOLE)
 
+    def one(self, name: str) -> Tensor | None:
+        """One of them, whole; None where there is none of the name."""
+        with contextlib.ExitStack() as stack, _refused(self.path):
+            files = [stack.enter_context(safe_open(file, "pt")) for file in self._files()]
+            if name in self.dealt:
+                return _rows([file.get_slice(name) for file in files], WHOLE)
+            return files[0].get_tensor(name) if name in files[0].keys() else None  # noqa: SIM118
+
     def share(self, share: Share) -> dict[str, Tensor]:
         """What all ranks have alike, and a share of the rows that are dealt.
 

@@ -11,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
+
 from recsys_embed.errors import CheckpointError
 from recsys_embed.files import MANIFEST
 from recsys_embed.recommender import Recommender
@@ -53,11 +55,12 @@ def link_or_copy(source: str, target: str) -> str:
     return target
 
 
-def kept(model: Path) -> Checkpoint:
+def kept(model: Path, served: Recommender | None = None) -> Checkpoint:
     """The training state of a model folder, every byte of it checked.
 
     Raises:
-        CheckpointError: the folder has none, or it is damaged.
+        CheckpointError: the folder has none, or it is damaged; or it is not of the model that is ``served``, as far as
+            all but its tables tell.
     """
     folder = model / TRAINING
     if not (folder / MANIFEST).is_file():
@@ -67,7 +70,16 @@ def kept(model: Path) -> Checkpoint:
             "that was left out when the model was copied",
             file=str(folder),
         )
-    return store.load(folder)
+    found = store.load(folder)
+    if served is not None:
+        for name, tensor in served.interaction.state_dict().items():
+            other = found.one(f"model.interaction.{name}")
+            if other is None or not torch.equal(other, tensor):
+                raise CheckpointError(
+                    f"{folder}: is the training state of another model: {name!r} differs from the one served beside it",
+                    file=str(folder),
+                )
+    return found
 
 
 def go_on_from(state: Checkpoint, model: Recommender, optimizers: Optimizers) -> None:

@@ -345,6 +345,20 @@ def test_damaged_training_state_is_named(born: dict[str, Path], tmp_path: Path) 
         jobs.continue_training(model, born["second"], tmp_path / "n", progress=False)
 
 
+def test_training_state_of_another_model_is_refused(born: dict[str, Path], tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(born["full"], model, ignore=shutil.ignore_patterns("training"))
+    shutil.copytree(born["hash"] / "training", model / "training")
+    with pytest.raises(CheckpointError, match="is the training state of another model"):
+        jobs.continue_training(model, born["second"], tmp_path / "n", progress=False)
+
+
+def test_a_day_may_be_a_data_frame(born: dict[str, Path], tmp_path: Path) -> None:
+    done = jobs.continue_training(born["full"], DAYS["second"], tmp_path / "frame", progress=False)
+    file = night(born, "full", "second", tmp_path / "file")
+    assert same(state_of(done.model), state_of(file.model))
+
+
 def test_a_model_is_not_continued_into_itself(born: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match="take another folder"):
         jobs.continue_training(born["full"], born["second"], born["full"].parent, progress=False)
@@ -403,6 +417,22 @@ def test_the_alias_moves_with_a_promotion_alone(
     files = {file.path for file in client.list_artifacts(champion.run_id, "model/artifacts/model")}
     assert files
     assert not any("training" in file for file in files)
+
+
+def test_a_server_that_is_away_is_said_and_holds_nobody_up(
+    born: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    options = ("tracking.enabled=true", "tracking.uri='http://127.0.0.1:9'", "tracking.log_model=true")
+    done = night(born, "full", "second", tmp_path / "1", *options)
+    assert done.record["promoted"]
+    told = done.record["mlflow"]
+    assert told["run_id"].startswith("pending-")
+    assert told["champion"]["moved"] is None
+    assert told["champion"]["why"].endswith("entries wait for the server")
+    waiting = "".join(file.read_text() for file in Path("mlflow-pending").rglob("*") if file.is_file())
+    assert '"do": "champion"' in waiting
 
 
 def test_the_days_are_planted(born: dict[str, Path]) -> None:

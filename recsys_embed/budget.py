@@ -293,12 +293,19 @@ def plan(
 
     Where a feature is hashed there are no full tables. Budgets are then bytes, all of which are used.
 
+    Where a vocabulary has grown (``Feature.born``), all this is about the ids that it was born with; the strategies so
+    found then :meth:`~recsys_embed.embeddings.base.Strategy.grow`, beyond the budget where they append rows.
+
     Raises:
         BudgetError: below the smallest feasible size, or ``full`` below its size; of the layer, or of a pattern with
             bytes of its own. Or these are together over the budget.
         ConfigError: patterns or names that do not fit the features; no budget where one is needed; strategies that
-            cannot be trained together; a strategy or a budget that hashed features cannot have.
+            cannot be trained together; a strategy or a budget that hashed features cannot have; a vocabulary that has
+            grown under a strategy that cannot take new ids.
     """
+    born = as_born(features)
+    if born != tuple(features):
+        return _grown(plan(born, dim, strategy, budget, exact=exact, hash_seed=hash_seed), features, dim)
     groups = _groups(features, dim, strategy, hash_seed)
     for name in exact or ():
         if name not in {feature.name for feature in features}:
@@ -341,6 +348,28 @@ def plan(
         )
     common_stages(built)
     return Plan(built, wanted, None if wanted is None else limit, used, None if whole == NO_END else whole)
+
+
+def as_born(features: Sequence[Feature]) -> tuple[Feature, ...]:
+    """The features as their model was sized for them: with the ids and frequencies that there were then."""
+    sizes = {one.vocab: one.born for one in features if one.born is not None}
+    return tuple(
+        replace(one, cardinality=sizes[one.vocab], born=None, counts=None if one.counts is None else one.counts[:size])
+        if (size := sizes.get(one.vocab)) is not None
+        else one
+        for one in features
+    )
+
+
+def _grown(plan: Plan, features: Sequence[Feature], dim: int) -> Plan:
+    """A plan for the ids that there were, over those there are."""
+    by_name = {one.name: one for one in features}
+    for strategy in plan.strategies:
+        now = [by_name[one.name] for one in strategy.features]
+        if [one.cardinality for one in now] != [one.cardinality for one in strategy.features]:
+            strategy.grow(now)
+    used, whole = sum(one.serve_bytes() for one in plan.strategies), full_bytes(features, dim)
+    return replace(plan, serve_bytes=used, full_bytes=None if whole == NO_END else whole)
 
 
 def _told_full(size: int) -> str:

@@ -751,13 +751,15 @@ class StudyConfig(Node):
 class TrackingConfig(Node):
     """Where runs are logged.
 
-    With ``log_model``, ``train`` logs its model too, as an MLflow model; a report exports none.
+    With ``log_model``, ``train`` logs its model too, as an MLflow model; a report exports none. A model that continues
+    another and is promoted then becomes a version of ``registered_model``, and the alias ``champion`` moves to it.
     """
 
     enabled: bool = True
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "recsys_embed"
     log_model: bool = False
+    registered_model: str = Field(default="recsys_embed", min_length=1)
 
 
 class Config(Node):

@@ -5,6 +5,8 @@ model/
   config.toml         the resolved config of the training
   model.safetensors   tables as logical rows in their stored type, and the model's weights
   encoder/            the vocabulary and scalers
+  training/           what a later training goes on from, with a manifest of its own; see training/kept.py. Whoever only
+                      serves can leave it out
 """
 
 from __future__ import annotations
@@ -31,13 +33,17 @@ from recsys_embed.data.readers import read_frames
 from recsys_embed.errors import CheckpointError, DataError
 from recsys_embed.files import atomic_folder, atomic_path, verify_manifest, write_manifest
 from recsys_embed.recommender import Recommender, shipped_recommender
+from recsys_embed.training.kept import TRAINING, keep
 
 CONFIG, WEIGHTS, ENCODER = "config.toml", "model.safetensors", "encoder"
 CHUNK_ROWS = 65_536
 
 
-def export(model: Recommender, config: Config, encoder: Encoder, out: str | Path) -> Path:
-    """Write the model folder: all of it or, after a crash, none of it. What only training needs is left out.
+def export(
+    model: Recommender, config: Config, encoder: Encoder, out: str | Path, *, checkpoint: Path | None = None
+) -> Path:
+    """Write the model folder: all of it or, after a crash, none of it. What only training needs is left out, but for
+    the ``checkpoint`` of these weights that a later training goes on from.
 
     Raises:
         CheckpointError: the disk refused.
@@ -48,7 +54,9 @@ def export(model: Recommender, config: Config, encoder: Encoder, out: str | Path
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.shipped_state().items()}
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
         encoder.save(folder / ENCODER)
-        write_manifest(folder)
+        if checkpoint is not None:
+            keep(checkpoint, folder)
+        write_manifest(folder, without=TRAINING)
     return Path(out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -104,3 +104,30 @@ def resolve(features: Sequence[Feature]) -> tuple[Feature, ...]:
     return tuple(
         replace(f, vocabulary=f.vocab, cardinality=sizes.get(f.vocab), hashed=f.vocab in hashed) for f in features
     )
+
+
+def grown_features(features: Sequence[Feature], cardinalities: Mapping[str, int]) -> tuple[Feature, ...]:
+    """The features with larger vocabularies; frequencies of new ids are 0.
+
+    Raises:
+        ConfigError: there is no such vocabulary, it is hashed, or it has more ids already.
+    """
+    known = {feature.vocab: feature for feature in features}
+    for name, size in cardinalities.items():
+        if name not in known:
+            raise ConfigError(f"no vocabulary {name!r}; there are {', '.join(known)}")
+        if size < known[name].size:
+            raise ConfigError(f"vocabulary {name!r} has {known[name].size} ids already, and cannot have {size}")
+    return tuple(
+        feature
+        if cardinalities.get(feature.vocab, feature.cardinality) == feature.cardinality
+        else _grown(feature, cardinalities[feature.vocab])
+        for feature in features
+    )
+
+
+def _grown(feature: Feature, size: int) -> Feature:
+    counts = feature.counts
+    if counts is not None:
+        counts = np.concatenate([counts, np.zeros(size - len(counts), counts.dtype)])
+    return replace(feature, cardinality=size, born=feature.born or feature.size, counts=counts)

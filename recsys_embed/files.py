@@ -314,10 +314,12 @@ def checksum(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
-def write_manifest(folder: str | os.PathLike[str]) -> str:
-    """Write ``manifest.json`` with path, bytes and xxh3_64 of every other file; return the checksum of that list."""
+def write_manifest(folder: str | os.PathLike[str], *, without: str | None = None) -> str:
+    """Write ``manifest.json`` with path, bytes and xxh3_64 of every other file, but for those of a folder ``without``,
+    which has its own; return the checksum of that list."""
     root = Path(folder)
-    names = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+    found = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
+    names = sorted(file.as_posix() for file in found if file.parts[0] != without)
     files = [
         {"path": name, "bytes": (root / name).stat().st_size, "xxh3_64": _checksum(root / name)}
         for name in names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from recsys_embed.collisions import collisions
 from recsys_embed.config import Config, SearchConfig, TrackingConfig
 from recsys_embed.data import EncodedDataset
 from recsys_embed.errors import BudgetError, ConfigError
-from recsys_embed.export import export
 from recsys_embed.features import Feature
 from recsys_embed.files import atomic_write
+from recsys_embed.forgetting import Forgetting, forget, traces_beside
 from recsys_embed.hashed import names_of
 from recsys_embed.lanes import lay_out, specs_of
 from recsys_embed.ledger import ledger
+from recsys_embed.nightly import Night, continue_training
 from recsys_embed.report.results import RESULTS
-from recsys_embed.report.run import Cell, Trained, train_and_measure, whole
+from recsys_embed.report.run import Trained
 from recsys_embed.report.study import (
     DATA,
     check_names,
@@ -39,11 +40,26 @@ from recsys_embed.report.study import (
 from recsys_embed.report.trials import TRIALS
 from recsys_embed.sharding import ShardingReport, describe, memory_of, place
 from recsys_embed.tables.base import UpdateRule
-from recsys_embed.tracking import Tracker, new_handle
-from recsys_embed.training.checkpoints import peek
+from recsys_embed.tracking import Tracker
+from recsys_embed.train_into import train_into
+
+__all__ = [
+    "Forgetting",
+    "Night",
+    "Report",
+    "Search",
+    "continue_training",
+    "fits",
+    "forget",
+    "plan",
+    "report",
+    "search",
+    "traces_beside",
+    "train",
+]
 
 _LOG = logging.getLogger("recsys_embed")
-SHARDING, MLFLOW_MODELS, BEST = "sharding.json", "mlflow-models", "best.toml"
+SHARDING, BEST = "sharding.json", "best.toml"
 
 
 @dataclass(frozen=True)
@@ -101,37 +117,8 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
         dataset = prepare_into(config, out) if first else None
     dataset = dataset or EncodedDataset.open(out / DATA)
     check_sizes(config, dataset.features, infeasible=True)
-    cell = Cell(config, "" if config.embedding.budget is None else str(config.embedding.budget))
-    tracked = config if first else config.model_copy(update={"tracking": TrackingConfig(enabled=False)})
-    # By what is trained, wherever: another config's checkpoints are never taken up, another device's are.
-    checkpoints = out / "checkpoints" / cell.digest(dataset.fingerprint, anywhere=True)
-    meta = {"tracking": peek(checkpoints).get("meta", {}).get("tracking") or new_handle()}  # of the run to go on with
-    name = f"train {dataset.name} {cell.strategy}"
-    tracker = Tracker(tracked, name, job="train", handle=meta["tracking"])
-    status = "FAILED"
-    try:
-        if first:
-            atomic_write(out / "config.toml", config.to_toml())
-            tracker.artifacts(_write_plan(config, dataset, out))
-        trained = train_and_measure(
-            cell, dataset, checkpoints=checkpoints, progress=progress, on_epoch=tracker.epoch, meta=meta
-        )
-        trained = replace(trained, model=whole(trained.model))
-        with ranks.alone():
-            model = export(trained.model, config, dataset.encoder, out / "model") if first else out / "model"
-            tracker.training(config, trained.row, ledger=trained.ledger, features=dataset.features, nested=False)
-            tracker.artifacts([model / "manifest.json"], tags={"recsys_embed.model": str(model.resolve())})
-            if config.tracking.log_model:
-                # By the run's identity: files that a server has not taken yet are never those of another model.
-                tracker.model(model, out / MLFLOW_MODELS / cell.digest(dataset.fingerprint))
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.close(status)
-    trained.row["mlflow_run_id"] = tracker.run_id or ""
-    return model, trained
+    files = _write_plan(config, dataset, out) if first else []
+    return train_into(config, dataset, out, files=files, progress=progress)
 
 
 @dataclass(frozen=True)

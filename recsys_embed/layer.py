@@ -20,7 +20,7 @@ from recsys_embed.budget import ByteBudget, Plan, plan
 from recsys_embed.config import EmbeddingConfig, ShardingConfig, StrategyNode
 from recsys_embed.embeddings.base import Lookup, Strategy
 from recsys_embed.errors import ConfigError, DataError
-from recsys_embed.features import Feature, resolve
+from recsys_embed.features import Feature, grown_features, resolve
 from recsys_embed.ids import Ids
 from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of, specs_of
 from recsys_embed.ledger import ledger
@@ -100,6 +100,17 @@ class EmbeddingLayer(nn.Module):
         self.on_unknown, self.decay, self.seed, self.backend = on_unknown, decay, seed, backend
         self.sharding = sharding or ShardingConfig()
         patterns = parse_strategy(strategy)
+        self._built: dict[str, Any] = {
+            "strategy": patterns,
+            "budget": budget,
+            "exact": exact,
+            "on_unknown": on_unknown,
+            "decay": decay,
+            "seed": seed,
+            "hash_seed": hash_seed,
+            "backend": backend,
+            "sharding": sharding,
+        }
         self.plan: Plan = plan(self.features, dim, patterns, budget, exact=exact, hash_seed=hash_seed)
         for one in self.plan.strategies:
             one.initialise(seed)
@@ -237,6 +248,59 @@ class EmbeddingLayer(nn.Module):
             row=sample,
             value=value,
         )
+
+    # --- growing ---------------------------------------------------------------------------------------------
+
+    def grow(self, cardinalities: Mapping[str, int]) -> EmbeddingLayer:
+        """The layer over larger vocabularies: ids that there were have the rows they had, and new ones those that they
+        would have in a layer of that size; where ids are hashed, no row is new. This layer is left as it is.
+
+        The new layer has no tables optimizer yet. The state of this layer's is taken up by that of the new one::
+
+            with grown.tables.growing():
+                grown_optimizer.load_state_dict(optimizer.state_dict())
+
+        Args:
+            cardinalities: by vocabulary (a feature's own name where it has none); others stay.
+
+        Raises:
+            ConfigError: no such vocabulary, fewer ids than it has, or a strategy that cannot take new ids; names them.
+                Or the tables are frozen or sharded.
+        """
+        if self._frozen or self.backend == "sharded":
+            told = "frozen: they are only read" if self._frozen else "sharded"
+            raise ConfigError(
+                f"the tables of this layer are {told}: build one of features with `born`, their cardinality until now"
+            )
+        features = grown_features(self.features, cardinalities)
+        grown = EmbeddingLayer(features, self.dim, **self._built)
+        with grown.tables.growing():
+            grown.load_state_dict(self.state_dict())
+        grown.steps, grown._stage = self.steps, self._stage
+        return grown.to(self.device).train(self.training)
+
+    def reset(self, vocabulary: str, ids: Tensor) -> bool:
+        """Let distinct ids ``[n]`` of a vocabulary read as ids that were never seen: their rows as they began, with no
+        optimizer state. False where they share all their rows with other ids: those stay as they are.
+
+        Raises:
+            ConfigError: no such vocabulary, or a strategy that keeps more of an id than rows.
+        """
+        own = self.own_rows(vocabulary, ids)
+        for table, rows in own.items():
+            self.tables.reset(table, rows)
+        return bool(own)
+
+    def own_rows(self, vocabulary: str, ids: Tensor) -> Mapping[str, Tensor]:
+        """See :meth:`Strategy.own_rows`.
+
+        Raises:
+            ConfigError: no such vocabulary, or a strategy that keeps more of an id than rows.
+        """
+        for strategy in self.plan.strategies:
+            if any(feature.vocab == vocabulary for feature in strategy.features):
+                return strategy.own_rows(vocabulary, ids)
+        raise ConfigError(f"no vocabulary {vocabulary!r}")
 
     # --- training --------------------------------------------------------------------------------------------
 
@@ -521,7 +585,7 @@ class EmbeddingLayer(nn.Module):
         nn.Module.__init__(twin)
         twin.features, twin.dim, twin.plan = self.features, self.dim, copy.deepcopy(self.plan, memo)
         twin.on_unknown, twin.decay, twin.seed, twin.backend = self.on_unknown, self.decay, self.seed, self.backend
-        twin.sharding = self.sharding
+        twin.sharding, twin._built = self.sharding, dict(self._built)
         twin.strategies = copy.deepcopy(self.strategies, memo)
         twin._shipped = list(self._shipped)
         own = [strategy for _, strategy in twin._own_strategies()]

@@ -30,10 +30,13 @@ OPTIONS = {
     "doctor": ["--json"],
     "download": ["NAME", "--json", "--out", "--quiet", "--url"],
     "prepare": ["CONFIG", "--dry-run", "--json", "--out", "--quiet", "--set", "--workers"],
-    "train": ["--continue", "--data", "--from-run", "--json", "--out", "--quiet", "--set", "CONFIG"],
+    "train": ["--continue", "--data", "--from-run", "--json", "--out", "--promote-if", "--quiet", "--set", "CONFIG"],
     "report": ["--budget", "--from", "--from-run", "--json", "--label", "--out", "--planted", "--quiet", "--set",
                "CONFIG|DATA"],
     "predict": ["--json", "--out", "--quiet", "MODEL", "ROWS"],
+    "publish": ["--json", "--quiet", "--snapshot", "--to", "MODEL"],
+    "apply": ["--json", "--out", "--quiet", "FOLDER"],
+    "forget": ["--ids", "--json", "--out", "--quiet", "MODEL"],
     "export": ["--as", "--json", "--out", "--quiet", "MODEL"],
     "budget": ["--json", "--out", "--quiet", "--set", "CONFIG"],
     "strategies": ["--json"],
@@ -84,7 +87,7 @@ def test_the_command_line_is_what_scripts_were_written_against() -> None:
         (["report", "--from", "bad/results.csv"], 2, "results.csv"),
         (["train", "clicks.toml", "--set", "embedding.budget=7", "--out", "low"], 3, "nearest feasible budget"),
         (["train", "--out", "bad"], 2, "--from-run"),
-        (["train", "clicks.toml", "--continue", "model"], 2, "not built yet"),
+        (["train", "--continue", "nowhere", "--data", "clicks.csv", "--out", "bad"], 2, "nowhere"),
         (["predict", "nowhere", "rows.csv"], 2, "nowhere"),
         (["inspect", "absent.csv"], 2, "absent.csv"),
         (["search", "clicks.toml", "--set", "embedding.budget='7 parsecs'", "--out", "bad"], 2, "7 parsecs"),
@@ -273,6 +276,7 @@ def test_the_catalogue_names_every_strategy_and_model() -> None:
     ]
     assert [one["name"] for one in strategies if one["needs"] != "nothing"] == ["cafe"]
     assert [one["name"] for one in strategies if one["raw_hash"]] == ["hash", "unified", "robe"]
+    assert {one["name"] for one in strategies if one["new_ids"]} == {"full", "hash", "unified", "compositional", "robe"}
     assert all(one["use"] and one["paper"] and one["smallest"] for one in strategies)
     models = json.loads(run("models", "--json").stdout)
     assert {one["name"]: one["paper"] for one in models} == {"dcn_v2": "2008.13535", "dlrm": "1906.00091"}

@@ -12,8 +12,8 @@ from recsys_embed.cli.printing import print_json, print_table
 
 
 def strategies(as_json: Json = False) -> None:
-    """The embedding strategies: paper, options, whether they take features without a vocabulary (raw hash), smallest
-    size, when to use."""
+    """The embedding strategies: paper, options, whether they take features without a vocabulary (raw hash) and new
+    ids (`train --continue`), smallest size, when to use."""
     from recsys_embed.config import STRATEGIES
     from recsys_embed.embeddings import CLASSES
 
@@ -25,6 +25,7 @@ def strategies(as_json: Json = False) -> None:
                 "paper": CLASSES[node].paper,
                 "options": _options_of(node),
                 "raw_hash": CLASSES[node].takes_hashed,
+                "new_ids": CLASSES[node].grows(),
                 "needs": "a tables optimizer" if CLASSES[node].needs_tables_optimizer() else "nothing",
                 "smallest": _first_line(CLASSES[node].least),
                 "use": CLASSES[node].use,

@@ -27,7 +27,9 @@ def exit_codes(*, quiet: bool = False, several: bool = False) -> Iterator[None]:
     with _logs(quiet):
         try:
             if not several and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                raise ConfigError("this command runs in one process: start it without torchrun; `train` is for several")
+                raise ConfigError(
+                    "this command runs in one process: start it without torchrun; `train CONFIG` is for several"
+                )
             yield
         except RecsysEmbedError as error:
             print(f"recsys-embed: {error}", file=sys.stderr)

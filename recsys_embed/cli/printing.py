@@ -10,17 +10,22 @@ from typing import Any
 
 def print_json(document: Any) -> None:
     """One strict JSON document: NaN is null."""
+    print(json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False))
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(key): plain(one) for key, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(one) for one in value]
-        if hasattr(value, "item"):
-            value = value.item()
-        return None if isinstance(value, float) and value - value != 0 else value
 
-    print(json.dumps(plain(document), indent=1, ensure_ascii=False, allow_nan=False))
+def print_json_line(document: Any) -> None:
+    """The same on one line."""
+    print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and value - value != 0 else value
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:

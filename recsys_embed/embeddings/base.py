@@ -171,6 +171,45 @@ class Strategy(nn.Module, ABC):
         all rows of a read are of one width."""
         return (cls.sized(config, features, dim, rows, label, seed),)
 
+    fixed: ClassVar[str] = "what it keeps of an id follows from the vocabulary that it was sized for"
+    """Why it cannot :meth:`grow`, for the message."""
+
+    def grow(self, features: Sequence[Feature]) -> None:
+        """Take its features with larger vocabularies, before tables are made of it. Ids that there were keep their
+        rows, and the ids beyond read rows by the same rule, appended ones or shared ones.
+
+        A strategy that grows keeps nothing of an id but rows: see :meth:`own_rows`.
+
+        Raises:
+            ConfigError: it cannot take new ids, which is the default.
+        """
+        raise ConfigError(
+            f"strategy {name_of(self)!r} cannot take new ids: {self.fixed}; `recsys-embed strategies` says "
+            "which ones can",
+            path="embedding.strategy",
+        )
+
+    def own_rows(self, vocabulary: str, ids: Tensor) -> Mapping[str, Tensor]:
+        """By table, the rows that ids ``[n]`` of a vocabulary read and no others do; none where all rows are shared.
+
+        Raises:
+            ConfigError: it keeps more of an id than rows.
+        """
+        table = self.vector_tables().get(vocabulary)
+        if table is not None:
+            return {table: ids}
+        if self.grows():
+            return {}
+        raise ConfigError(
+            f"strategy {name_of(self)!r} cannot give the ids of {vocabulary!r} to other values: {self.fixed}",
+            path="embedding.strategy",
+        )
+
+    @classmethod
+    def grows(cls) -> bool:
+        """Whether :meth:`grow` is overridden."""
+        return cls.grow is not Strategy.grow
+
     def initialise(self, seed: int) -> None:
         """Draw small parameters that do not begin as constants: a function of the layer's seed and of names."""
 

@@ -57,6 +57,7 @@ class Cafe(Strategy):
 
     paper: ClassVar[str] = "2312.03256"
     use: ClassVar[str] = "tight budgets with a few ids that matter most and change over time; learns which they are"
+    fixed: ClassVar[str] = "its sketch knows an id by its place among those of all vocabularies"
     absent = True
 
     def __init__(

@@ -48,10 +48,12 @@ class Compositional(Strategy):
                 raise ConfigError(
                     f"compositional: radices {self.radices[name]} of {name!r} cannot tell {size} ids apart"
                 )
-        bases = [self.radices[f.vocab] for f in features]
-        divisors = [[math.prod(row[:digit]) for digit in range(self.partitions)] for row in bases]
-        super().__init__(features, dim, {"rows": Digits(divisors, bases)})
+        super().__init__(features, dim, {"rows": self._digits(features)})
         self.linear = operation != "multiply"
+
+    def _digits(self, features: Sequence[Feature]) -> Digits:
+        bases = [self.radices[f.vocab] for f in features]
+        return Digits([[math.prod(row[:digit]) for digit in range(self.partitions)] for row in bases], bases)
 
     @staticmethod
     def least(config: CompositionalConfig, features: Sequence[Feature], dim: int) -> int:
@@ -73,6 +75,13 @@ class Compositional(Strategy):
         parts = apportion(rows, {name: _largest(config, size) for name, size in sizes.items()}, least)
         radices = {name: split_radices(size, config.partitions, parts[name]) for name, size in sizes.items()}
         return cls(features, dim, radices=radices, operation=config.operation)
+
+    def grow(self, features: Sequence[Feature]) -> None:
+        """Append rows to the table of the last digit, until all ids differ in a digit; the others stay."""
+        for name, size in vocabularies(features).items():
+            bases = self.radices[name]
+            bases[-1] = max(bases[-1], -(-size // math.prod(bases[:-1])))
+        self.features, self.index_maps["rows"] = tuple(features), self._digits(features)
 
     def tables(self) -> list[TableSpec]:
         """One per vocabulary and digit."""

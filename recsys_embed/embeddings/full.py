@@ -37,6 +37,10 @@ class Full(Strategy):
         """See :mod:`recsys_embed.budget`."""
         return cls(features, dim)
 
+    def grow(self, features: Sequence[Feature]) -> None:
+        """Append a row for each new id."""
+        self.features = tuple(features)
+
     def tables(self) -> list[TableSpec]:
         """One per vocabulary."""
         return [TableSpec(name, rows, self.dim) for name, rows in vocabularies(self.features).items()]

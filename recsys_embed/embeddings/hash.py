@@ -48,6 +48,10 @@ class Hash(Strategy):
         sizes = vocabularies(features)
         return cls(features, dim, rows=apportion(rows, sizes, dict.fromkeys(sizes, 1)), seed=seed)
 
+    def grow(self, features: Sequence[Feature]) -> None:
+        """New ids are hashed to the rows there are."""
+        self.features = tuple(features)
+
     def tables(self) -> list[TableSpec]:
         """One per vocabulary."""
         return [TableSpec(name, self.rows[name], self.dim) for name in rows_of_use(self.features)]

@@ -48,6 +48,7 @@ class MixedDimension(Strategy):
 
     paper: ClassVar[str] = "1909.11810"
     use: ClassVar[str] = "every id keeps a row of its own; large vocabularies, whose ids are rare, get narrow ones"
+    fixed: ClassVar[str] = "widths follow from the size of the vocabulary, and from the ranks of its ids"
 
     _places: Tensor
     _vocabulary: Tensor
@@ -131,6 +132,12 @@ class MixedDimension(Strategy):
     def vector_tables(self) -> dict[str, str]:
         """All, at full width."""
         return {name: name for name in self._bounds} if self.widths == (self.dim,) else {}
+
+    def own_rows(self, vocabulary: str, ids: Tensor) -> Mapping[str, Tensor]:
+        """The row in the table of the id's block, where it was not dropped."""
+        bounds = self._bounds[vocabulary]
+        here = {read: (ids >= bounds[int(read)]) & (ids < bounds[int(read) + 1]) for read in self._reads}
+        return {self._table(vocabulary, read): ids[one] - bounds[int(read)] for read, one in here.items()}
 
     def settings(self) -> dict[str, object]:
         """The width of every vocabulary, or block."""

@@ -44,6 +44,7 @@ class Pruned(Strategy):
     """
 
     linear = False
+    fixed: ClassVar[str] = "what is shipped of it are the weights that a budget left of the ids there were"
 
     prunes_after: ClassVar[str]
     """The stage at whose end all but K weights are dropped."""

@@ -84,6 +84,10 @@ class Robe(Strategy):
         """``rows`` entries, of one float each."""
         return cls(features, dim, entries=rows, block=config.block, signs=config.signs, label=label, seed=seed)
 
+    def grow(self, features: Sequence[Feature]) -> None:
+        """New ids are hashed to the entries there are."""
+        self.features = tuple(features)
+
     def tables(self) -> list[TableSpec]:
         """The array, as rows of width 1."""
         return [TableSpec(self._name, self.entries, 1)]

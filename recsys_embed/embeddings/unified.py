@@ -69,6 +69,10 @@ class Unified(Strategy):
         sizes = [(rows + place) // count for place in range(count)]
         return cls(features, dim, rows=sizes, chunks=config.chunks, label=label, seed=seed)
 
+    def grow(self, features: Sequence[Feature]) -> None:
+        """New ids are hashed to the rows there are."""
+        self.features = tuple(features)
+
     def tables(self) -> list[TableSpec]:
         """The shared tables."""
         return [TableSpec(self._name(home), rows, self.dim // self.chunks) for home, rows in enumerate(self.rows)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pandas as pd
 from recsys_embed.errors import ConfigError
 from recsys_embed.export import Predictor, load
 from recsys_embed.files import atomic_folder
+from recsys_embed.training.kept import TRAINING, link_or_copy
 
 CODE = Path(__file__).with_name("code.py")
 
@@ -47,11 +50,17 @@ def _save(predictor: Predictor, model_dir: Path, out: Path) -> Path:
         for name in predictor.encoder.columns
     ]
     signature = ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.double, "score")]))
-    with atomic_folder(out) as folder:
+    with atomic_folder(out) as folder, tempfile.TemporaryDirectory(dir=out.parent) as place:
+        served = shutil.copytree(  # all but what a later training goes on from
+            model_dir,
+            Path(place, model_dir.resolve().name),
+            copy_function=link_or_copy,
+            ignore=shutil.ignore_patterns(TRAINING),
+        )
         save_model(
             folder,
             python_model=str(CODE),
-            artifacts={"model": str(model_dir)},
+            artifacts={"model": str(served)},
             signature=signature,
             input_example=input_example(predictor),
             pip_requirements=["recsys-embed"],

@@ -38,9 +38,11 @@ from recsys_embed.seals import intact, write_sealed
 from recsys_embed.training.evaluation import counts
 from recsys_embed.training.initial import begin_with
 from recsys_embed.training.metrics import evaluate
+from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.trainer import TrainResult, predict, train
 
 _LOG = logging.getLogger("recsys_embed")
+Begin = Callable[[Recommender, Optimizers], None]
 RUNS, RESULT, LEDGER, ERROR = "runs", "result.json", "ledger.csv", "error.txt"
 
 
@@ -123,8 +125,10 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     meta: dict[str, Any] | None = None,
+    begin: Begin | None = None,
 ) -> Fitted:
-    """Train the best model of a cell; the test split is not read. Arguments as in :func:`train`.
+    """Train the best model of a cell; the test split is not read. Arguments as in :func:`train`, but that without a
+    ``begin`` a model begins with the initial vectors of its config.
 
     Raises:
         BudgetError: no setting of the strategy fits; nothing was allocated.
@@ -132,10 +136,10 @@ def fit(
     """
     config = cell.config
     reset_peak_rss()
-    begin = time.perf_counter()
+    began = time.perf_counter()
     model = build_recommender(config, dataset.features, len(dataset.dense))
 
-    def put_vectors(model: Recommender) -> None:
+    def put_vectors(model: Recommender, optimizers: Optimizers) -> None:
         begin_with(model.embedding, config.embedding.initial, dataset.encoder.vocabularies)
 
     result = train(
@@ -146,7 +150,7 @@ def fit(
         progress=progress,
         on_epoch=on_epoch,
         meta=meta,
-        begin=put_vectors,
+        begin=begin or put_vectors,
     )
     layer = _ledger(model, config)
     ledger = with_vocabularies(layer, dataset.features, dataset.vocabulary_bytes())
@@ -159,7 +163,7 @@ def fit(
         "val_auc": result.val["auc"],
         **{name: int(ledger[name].sum()) for name in ("train_bytes", "checkpoint_bytes", "serve_bytes", "host_bytes")},
         "samples_seen": result.samples_seen,
-        "wall_seconds": time.perf_counter() - begin,
+        "wall_seconds": time.perf_counter() - began,
         "train_samples_per_second": result.train_samples_per_second,
         "peak_rss_bytes": peak_rss_bytes(),
         "epochs": result.epochs,
@@ -182,10 +186,11 @@ def train_and_measure(
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     meta: dict[str, Any] | None = None,
+    begin: Begin | None = None,
 ) -> Trained:
     """:func:`fit` a cell, then read the test split, once."""
-    begin = time.perf_counter()
-    fitted = fit(cell, dataset, checkpoints=checkpoints, progress=progress, on_epoch=on_epoch, meta=meta)
+    began = time.perf_counter()
+    fitted = fit(cell, dataset, checkpoints=checkpoints, progress=progress, on_epoch=on_epoch, meta=meta, begin=begin)
     predict_begin = time.perf_counter()
     scores = predict(fitted.model, dataset, "test", cell.config.training.batch_size)
     predict_seconds = time.perf_counter() - predict_begin
@@ -194,7 +199,7 @@ def train_and_measure(
     measured = {f"test_{name}": test[name] for name in ("auc", "logloss", "ne", "calibration")}
     measured |= {name: test[name] for name in ("auc_head", "auc_torso", "auc_tail", "auc_unseen")}
     measured |= {
-        "wall_seconds": time.perf_counter() - begin,
+        "wall_seconds": time.perf_counter() - began,
         "predict_microseconds_per_row": predict_seconds / len(scores) * 1e6,
         "peak_rss_bytes": peak_rss_bytes(),
     }

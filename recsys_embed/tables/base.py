@@ -25,7 +25,7 @@ from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import DataError
 from recsys_embed.ids import offsets_of
 from recsys_embed.seeds import seed_of
-from recsys_embed.tables.rounding import TORCH_TYPES
+from recsys_embed.tables.rounding import TORCH_TYPES, dequantise
 
 INIT_BLOCK = 65_536
 """Initial weights are drawn in blocks of this many rows, each with a seed of its own."""
@@ -125,11 +125,13 @@ class Tables(nn.Module, ABC):
     steps: int = 0
     """Steps of the tables optimizer so far; rounding noise is a function of it."""
     _dealt: bool = False
+    _growing: bool = False
 
-    def __init__(self, specs: Sequence[TableSpec], groups: Sequence[Group]) -> None:
+    def __init__(self, specs: Sequence[TableSpec], groups: Sequence[Group], seed: int) -> None:
         super().__init__()
         self.specs = {spec.name: spec for spec in specs}
         self.groups = tuple(groups)
+        self.seed = seed
 
     @abstractmethod
     def read(self, group: int, request: Request) -> Tensor:
@@ -173,13 +175,38 @@ class Tables(nn.Module, ABC):
         finally:
             self._dealt = False
 
+    @contextlib.contextmanager
+    def growing(self) -> Iterator[None]:
+        """While it lasts, the state dicts that the tables and their optimizer take may be those of tables with fewer
+        rows, from before they grew: the rows beyond stay as they are."""
+        self._growing = True
+        try:
+            yield
+        finally:
+            self._growing = False
+
+    @property
+    def grows(self) -> bool:
+        """Whether it lasts."""
+        return self._growing
+
     def saved(self, name: str, part: Part) -> Tensor:
         """What a state dict holds of a table: all rows, or this rank's share; see :meth:`dealt`."""
         return self.share(name, part) if self._dealt else self._whole(name, part)
 
     def restore(self, name: str, part: Part, rows: Tensor) -> None:
-        """Take up what :meth:`saved` gave."""
+        """Take up what :meth:`saved` gave; see :meth:`growing`."""
+        if self._growing and rows.shape[0] < self.specs[name].rows:
+            rows = self._continued(name, part, rows.to(self.device))
         (self.put_share if self._dealt else self._put_whole)(name, part, rows)
+
+    def _continued(self, name: str, part: Part, first: Tensor) -> Tensor:
+        """All rows of a table: the first ones as given, the others as they are."""
+        own = self._whole(name, part)
+        if own.dtype != first.dtype:  # only weights are stored in several types
+            storage = self.specs[name].storage
+            own, first = self.get(name), dequantise(first, storage.scale, storage.midpoint)
+        return torch.cat([first, own.detach()[first.shape[0] :]])
 
     def _whole(self, name: str, part: Part) -> Tensor:
         return self.stored(name) if part == "weights" else self.get_state(name)
@@ -206,6 +233,13 @@ class Tables(nn.Module, ABC):
     @abstractmethod
     def put_rows(self, name: str, rows: Tensor, values: Rows) -> None:
         """Replace distinct rows ``[n]``, and their optimizer state."""
+
+    def reset(self, name: str, rows: Tensor) -> None:
+        """Put distinct rows ``[n]`` back to their initial weights, with no optimizer state; all ranks call."""
+        rows = rows.to(self.device, torch.int64)
+        weights = initial_rows(self.specs[name], self.seed, rows.cpu()).to(self.device)
+        width = 0 if self.rule is None else self.rule.state_width(weights.shape[1])
+        self.put_rows(name, rows, Rows(weights, weights.new_zeros(len(rows), width)))
 
     @property
     @abstractmethod
@@ -236,7 +270,7 @@ class Tables(nn.Module, ABC):
             first, last = ranks.share().of(spec.rows) if self._dealt else (0, spec.rows)
             if weights is None:
                 missing_keys.append(prefix + name)
-            elif tuple(weights.shape) != (last - first, spec.width):
+            elif tuple(weights.shape) != (self._taken(weights, last - first), spec.width):
                 error_msgs.append(
                     f"size mismatch for {prefix + name}: copying {tuple(weights.shape)} "
                     f"into a table of {(last - first, spec.width)}."
@@ -254,6 +288,10 @@ class Tables(nn.Module, ABC):
         known = {prefix + name for name in self.specs}
         unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in known)
 
+    def _taken(self, given: Tensor, rows: int) -> int:
+        """How many rows a state dict must have: all, or while the tables grow as many as it has of them."""
+        return min(given.shape[0], rows) if self._growing else rows
+
 
 def row_blocks(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Rows block by block: the first row of each, and a view of it."""
@@ -268,9 +306,25 @@ def draw(weights: Tensor, spec: TableSpec, seed: int) -> None:
 
 
 def initial_blocks(spec: TableSpec, seed: int) -> Iterator[tuple[int, Tensor]]:
-    """Initial weights, a function of (seed, table name, block of rows) and nothing else: the first row of each block,
-    and its weights."""
+    """Initial weights, a function of (seed, table name, row) and nothing else: the first row of each block, and its
+    weights."""
     for block, start in enumerate(range(0, spec.rows, INIT_BLOCK)):
-        generator = torch.Generator().manual_seed(seed_of(spec.name, block, seed) % 2**63)
-        part = torch.empty(min(INIT_BLOCK, spec.rows - start), spec.width)
-        yield start, part.uniform_(spec.init.low, spec.init.high, generator=generator)
+        yield start, _drawn(spec, seed, block, min(INIT_BLOCK, spec.rows - start))
+
+
+def initial_rows(spec: TableSpec, seed: int, rows: Tensor) -> Tensor:
+    """The initial weights ``[n, width]`` of some rows ``[n]``, on CPU."""
+    weights = torch.empty(len(rows), spec.width)
+    blocks = rows.div(INIT_BLOCK, rounding_mode="floor")
+    for block in blocks.unique().tolist():
+        here = blocks == block
+        places = rows[here] - block * INIT_BLOCK
+        weights[here] = _drawn(spec, seed, block, int(places.max()) + 1)[places]
+    return weights
+
+
+def _drawn(spec: TableSpec, seed: int, block: int, rows: int) -> Tensor:
+    """The first rows of a block. Uniform numbers are drawn one by one: fewer of them are the first of more, so that
+    a table that grows has the rows of one that was born large."""
+    generator = torch.Generator().manual_seed(seed_of(spec.name, block, seed) % 2**63)
+    return torch.empty(rows, spec.width).uniform_(spec.init.low, spec.init.high, generator=generator)

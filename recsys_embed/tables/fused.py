@@ -29,7 +29,7 @@ class FusedTables(Tables):
     """Takes over the weights of ``source``. Operators are kept out of ``parameters()``: only :meth:`update` trains."""
 
     def __init__(self, source: Tables, rule: UpdateRule, device: torch.device) -> None:
-        super().__init__(list(source.specs.values()), source.groups)
+        super().__init__(list(source.specs.values()), source.groups, source.seed)
         self.rule = rule
         self._homes: dict[str, tuple[int, int]] = {}
         self._orders: list[tuple[list[int], Tensor] | None] = []

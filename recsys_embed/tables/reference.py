@@ -29,8 +29,8 @@ class ReferenceTables(Tables):
     def __init__(
         self, specs: Sequence[TableSpec], groups: Sequence[Group], seed: int, *, device: str | None = None
     ) -> None:
-        super().__init__(specs, groups)
-        self.seed, self._over_ranks = seed, False
+        super().__init__(specs, groups, seed)
+        self._over_ranks = False
         self._lr = math.nan
         alike: dict[str, list[TableSpec]] = {}
         for spec in specs:
@@ -55,6 +55,15 @@ class ReferenceTables(Tables):
             yield from initial_blocks(self.specs[name], self.seed)
         else:
             yield from row_blocks(self.get(name).detach())
+
+    def parameter_rows(self) -> list[tuple[nn.Parameter, dict[str, slice]]]:
+        """While the tables are ordinary parameters: each of these, and the rows in it of every table."""
+        found = []
+        for store in self._all():
+            assert isinstance(store.weights, nn.Parameter)
+            places = zip(store.specs, store.starts, strict=True)
+            found.append((store.weights, {spec.name: slice(start, start + spec.rows) for spec, start in places}))
+        return found
 
     def train_by(self, rule: UpdateRule, *, over_ranks: bool = False) -> None:
         """Take the tables out of ``parameters()``, into their stored form; from now on :meth:`update` updates them.

@@ -49,7 +49,7 @@ class ShardedTables(Tables):
     def __init__(
         self, source: ReferenceTables, placements: Sequence[Placement], rule: UpdateRule, device: torch.device
     ) -> None:
-        super().__init__(list(source.specs.values()), source.groups)
+        super().__init__(list(source.specs.values()), source.groups, source.seed)
         agree(placements)
         self.rule = rule
         self._placements = {placement.spec.name: placement for placement in placements}

@@ -123,6 +123,11 @@ def model_files(run: int, folder: Path) -> list[Operation]:
     return [upload(run, file, (MODEL / file.parent.relative_to(folder)).as_posix()) for file in files]
 
 
+def champion(run: int, name: str, alias: str) -> Operation:
+    """The model that a run has logged becomes a version of a registered one, and the alias moves to it."""
+    return {"do": "champion", "run": run, "name": name, "alias": alias, "apart": True}
+
+
 def data_set(run: int, name: str, fingerprint: str, data: DataConfig) -> Operation:
     """The data that a run read."""
     source = json.dumps(data.model_dump(mode="json", exclude_none=True))[:60_000]

@@ -30,8 +30,8 @@ class Outbox(Protocol):
     def id(self, run: int, *, wait: bool = False) -> str:
         """The id of one of the job's runs; ``wait`` a little for a server to give it."""
 
-    def close(self) -> None:
-        """Deliver what can be, and say what is left."""
+    def close(self) -> int:
+        """Deliver what can be, and say what is left; return how many operations are."""
 
 
 class Direct:
@@ -51,7 +51,8 @@ class Direct:
     def id(self, run: int, *, wait: bool = False) -> str:
         return self._ids[run]
 
-    def close(self) -> None: ...
+    def close(self) -> int:
+        return 0
 
 
 class Spooled:
@@ -73,9 +74,10 @@ class Spooled:
             self._courier.wait(lambda: run in self._spool.ids, reserve=_RESERVE_SECONDS)
         return self._spool.ids.get(run) or _handle(self._spool, run)
 
-    def close(self) -> None:
+    def close(self) -> int:
         if left := self._courier.close():
             _say_what_is_left(left, self._shown, self._folder, self._courier.reason)
+        return left
 
 
 def new_handle() -> str:

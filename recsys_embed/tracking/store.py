@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from recsys_embed.tracking.operations import MODEL
 from recsys_embed.tracking.spool import Operation
 from recsys_embed.tracking.uris import artifacts_beside, shown
 
@@ -115,6 +116,8 @@ class Store:
             self._client.log_artifact(run, operation["path"], operation.get("to") or None)
         elif do == "data":
             self._data_set(run, operation)
+        elif do == "champion":
+            self._champion(run, operation["name"], operation["alias"])
         elif do == "end":
             self._client.set_terminated(run, operation["status"], end_time=operation["time"])
         return None
@@ -178,6 +181,24 @@ class Store:
                 params=[Param(*one) for one in params.items()],
                 tags=[RunTag(*one) for one in tags.items()],
             )
+
+    def _champion(self, run: str, name: str, alias: str) -> None:
+        """One version for each run, however often it is asked for, and none before the model is there."""
+        from mlflow.exceptions import MlflowException
+
+        if f"{MODEL}/MLmodel" not in {file.path for file in self._client.list_artifacts(run, str(MODEL))}:
+            raise RuntimeError(f"run {run} has no model yet to be registered as {name!r}")
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        quoted = name.replace("'", "\\'")
+        there = [one for one in self._client.search_model_versions(f"name = '{quoted}'") if one.run_id == run]
+        if not there:
+            source = f"{self._client.get_run(run).info.artifact_uri}/{MODEL}"
+            there = [self._client.create_model_version(name, source, run_id=run)]
+        self._client.set_registered_model_alias(name, alias, there[0].version)
 
     def _data_set(self, run: str, operation: Operation) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -17,6 +17,7 @@ from recsys_embed.config import Config
 from recsys_embed.errors import StackError
 from recsys_embed.features import Feature
 from recsys_embed.tracking.operations import (
+    champion,
     creation,
     data_set,
     description,
@@ -41,6 +42,7 @@ from recsys_embed.tracking.uris import (
     tracking_uri,
 )
 
+CHAMPION = "champion"
 _LOG = logging.getLogger("recsys_embed.tracking")
 
 
@@ -59,6 +61,8 @@ class Tracker:
         self._outbox: Outbox | None = None
         self._borrowed = False
         self._runs = 1
+        self.left = 0
+        """How many operations a server had not taken when the job was closed."""
         self._on = config.tracking.enabled
         if self._on and not available(self._uri):
             if not is_default(config.tracking):
@@ -143,13 +147,33 @@ class Tracker:
 
             outbox.put(model_files(JOB, save_mlflow_model(model_dir, out)))
 
+    def champion(self) -> dict[str, Any]:
+        """Give the alias ``champion`` to the model that was logged into the job's own run; to be called last.
+
+        Returns:
+            ``alias`` and ``model``, whether it was ``moved``, and where it was not, ``why``. ``moved`` is None where it
+            was sent to a server, which may take it later: see :attr:`left`.
+        """
+        tracking = self._config.tracking
+        told: dict[str, Any] = {"alias": CHAMPION, "model": tracking.registered_model, "moved": False}
+        if not tracking.enabled:
+            return {**told, "why": "tracking.enabled is false"}
+        if not tracking.log_model:
+            return {**told, "why": "no model is logged: tracking.log_model is false"}
+        told["why"] = f"tracking to {shown(self._uri)} is off for this job"
+        with self._safely():
+            self._started().put([champion(JOB, tracking.registered_model, CHAMPION)])
+            told.pop("why")
+            told["moved"] = True if is_local(self._uri) else None
+        return told
+
     def close(self, status: str = "FINISHED") -> None:
         """End the job's run, unless it is the caller's own; say what a server has not taken yet."""
         if self._outbox is not None:
             with self._safely() if self._on else contextlib.suppress(Exception):
                 if not self._borrowed:
                     self._outbox.put([end(JOB, status)])
-                self._outbox.close()
+                self.left = self._outbox.close()
         self._on = False
 
     @contextlib.contextmanager

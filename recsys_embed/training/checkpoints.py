@@ -57,6 +57,14 @@ class Checkpoint:
         """All of them, whole."""
         return self.share(WHOLE)
 
+    def one(self, name: str) -> Tensor | None:
+        """One of them, whole; None where there is none of the name."""
+        with contextlib.ExitStack() as stack, _refused(self.path):
+            files = [stack.enter_context(safe_open(file, "pt")) for file in self._files()]
+            if name in self.dealt:
+                return _rows([file.get_slice(name) for file in files], WHOLE)
+            return files[0].get_tensor(name) if name in files[0].keys() else None  # noqa: SIM118
+
     def share(self, share: Share) -> dict[str, Tensor]:
         """What all ranks have alike, and a share of the rows that are dealt.
 
@@ -139,6 +147,15 @@ def save(
         sweep(folder)
         _prune(folder, step, keep)
     return path
+
+
+def write(folder: Path, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Make a folder a checkpoint of one rank, of the plain values of another one and all of its tensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: _alone(tensor) for name, tensor in tensors.items()}, folder / tensors_file())
+    text = json.dumps({**meta, "ranks": 1}, allow_nan=False)
+    (folder / STATE).write_text(text, encoding="utf-8")
+    write_manifest(folder)
 
 
 def load(path: Path, *, checked: bool = False) -> Checkpoint:

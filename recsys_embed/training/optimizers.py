@@ -19,6 +19,10 @@ from recsys_embed.errors import DivergedError
 from recsys_embed.recommender import Recommender
 from recsys_embed.stages import EVERYTHING, MODEL, TABLES, SmallOptimizer
 from recsys_embed.tables.optimizer import TablesOptimizer, finite
+from recsys_embed.tables.reference import ReferenceTables
+
+_ROWS, _MOMENTS = "rows", ("exp_avg", "exp_avg_sq")
+"""How the state of plain tables is saved: by table, as tables may grow; and what of Adam's state has rows."""
 
 _DENSE: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -41,13 +45,16 @@ class Optimizers:
         self._clip_norm, self._warmup_steps = config.clip_norm, config.warmup_steps
         self._by_name: dict[str, Optimizer] = {}
         self._tables: TablesOptimizer | None = None
-        self._plain_tables: list[nn.Parameter] = []
+        self._plain_rows: list[tuple[nn.Parameter, dict[str, slice]]] = []
+        self._all_tables = model.embedding.tables
         if settings.tables == "adam":
             model.embedding.check_plain_training()
-            self._plain_tables = list(model.embedding.tables.parameters())
+            assert isinstance(self._all_tables, ReferenceTables)
+            self._plain_rows = self._all_tables.parameter_rows()
         else:
             self._tables = model.embedding.optimizer(settings.tables, lr=settings.tables_lr, reduce="sum")
             self._by_name["tables"] = self._tables
+        self._plain_tables = [parameter for parameter, _ in self._plain_rows]
         self._small = [_Small.of(*one) for one in model.embedding.small_optimizers()]
         apart = {id(parameter) for parameter in [*self._plain_tables, *(small.parameter for small in self._small)]}
         self._dense = [parameter for parameter in model.parameters() if id(parameter) not in apart]
@@ -103,8 +110,11 @@ class Optimizers:
         for name, optimizer in self._all().items():
             tree = optimizer.state_dict()
             entries = [(key, what, value) for key, state in tree["state"].items() for what, value in state.items()]
+            plain_rows = self._rows_in(optimizer)
             for key, what, value in entries:
-                if isinstance(value, Tensor):
+                if what in _MOMENTS and key in plain_rows:
+                    tensors |= {f"{_ROWS}.{table}.{what}": value[rows] for table, rows in plain_rows[key].items()}
+                elif isinstance(value, Tensor):
                     (by_row if optimizer is self._tables else tensors)[f"{name}.{key}.{what}"] = value
             plain["optimizers"][name] = {
                 **tree,
@@ -112,15 +122,51 @@ class Optimizers:
             }
         return tensors, by_row, plain
 
-    def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state` gave, its tensors in one."""
+    def restore(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any], *, settings: bool = True) -> None:
+        """Take up what :meth:`state` gave, its tensors in one; without ``settings``, only what training has led to."""
         for name, optimizer in self._all().items():
             tree = dict(plain["optimizers"][name])
+            if not settings:
+                tree["param_groups"] = optimizer.state_dict()["param_groups"]
             state: dict[Any, dict[str, Any]] = {}
+            plain_rows = self._rows_in(optimizer)
             for key, what, value in tree["state"]:
-                state.setdefault(key, {})[what] = tensors.get(f"{name}.{key}.{what}", value)
+                if what in _MOMENTS and key in plain_rows:
+                    found = self._moments(tensors, what, plain_rows[key])
+                else:
+                    found = tensors.get(f"{name}.{key}.{what}", value)
+                state.setdefault(key, {})[what] = found
             optimizer.load_state_dict({**tree, "state": state})
         self._steps = plain["steps"]
+        if not settings:
+            self._warm_up()
+
+    def reset_rows(self, table: str, rows: Tensor) -> None:
+        """Take distinct rows ``[n]`` of a table out of the state of an optimizer of plain tables; a tables optimizer's
+        goes with :meth:`~recsys_embed.tables.base.Tables.reset`."""
+        for parameter, places in self._plain_rows:
+            for optimizer in self._by_name.values():
+                state = optimizer.state.get(parameter, {})
+                for what in _MOMENTS:
+                    if table in places and what in state:
+                        state[what][rows.to(parameter.device) + places[table].start] = 0
+
+    def _rows_in(self, optimizer: Optimizer) -> dict[int, dict[str, slice]]:
+        """Of the parameters of an optimizer, by their number, those that are plain tables: the rows of each table."""
+        if optimizer is self._tables:
+            return {}
+        numbers = {id(one): n for n, one in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+        return {numbers[id(one)]: rows for one, rows in self._plain_rows if id(one) in numbers}
+
+    def _moments(self, tensors: Mapping[str, Tensor], what: str, places: Mapping[str, slice]) -> Tensor:
+        """A moment of all tables in a parameter; while they grow, new rows have none."""
+        parts = []
+        for table, rows in places.items():
+            part, size = tensors[f"{_ROWS}.{table}.{what}"], rows.stop - rows.start
+            if len(part) != size and not (self._all_tables.grows and len(part) < size):
+                raise ValueError(f"{what} of table {table!r} has {len(part)} rows, and the table has {size}")
+            parts += [part, part.new_zeros(size - len(part), part.shape[1])]
+        return torch.cat(parts)
 
     def _all(self) -> dict[str, Optimizer]:
         return self._by_name | {f"small.{place}": one.optimizer for place, one in enumerate(self._small)}

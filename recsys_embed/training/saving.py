@@ -20,6 +20,10 @@ from recsys_embed.training.course import Place
 from recsys_embed.training.optimizers import Optimizers
 
 _MODEL, _OPTIMIZER, _RNG = "model.", "optimizer.", "rng."
+TABLES_OF_MODEL, STATES_OF_TABLE = "model.embedding.tables.{}", ("optimizer.tables.{}", "optimizer.rows.{}")
+"""What a checkpoint calls the rows of a table; and what stands before the last dot of the names of their optimizer
+state, where a tables optimizer trains them and where they are plain parameters."""
+
 _EXTRA_STATE = "._extra_state"  # as torch names what a module's get_extra_state gives
 
 
@@ -91,17 +95,9 @@ class Checkpoints:
         Raises:
             CheckpointError: it does not fit the model.
         """
-        try:
-            place, tensors = Place(**found.meta["place"]), found.share(ranks.share())
-            with model.embedding.tables.dealt():
-                model.load_state_dict(_under(_MODEL, tensors))
-                optimizers.restore(_under(_OPTIMIZER, tensors), found.meta["optimizers"])
-            model.embedding.steps = int(found.meta["layer_steps"])
-            if found.count == ranks.count():  # another number of ranks begins anew from its seeds
-                _restore_random_state(_under(_RNG, tensors), model.embedding.device)
-            return place, dict(found.meta["meta"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{found.path}: does not fit this model: {error}", file=str(found.path)) from error
+        with model.embedding.tables.dealt():
+            take_up(found, model, optimizers)
+        return Place(**found.meta["place"]), dict(found.meta["meta"])
 
     def best_weights(self, found: Checkpoint) -> dict[str, Tensor]:
         """The model's state after the best epoch of the stage of ``found``, its tables dealt; empty where there is no
@@ -111,6 +107,24 @@ class Checkpoints:
             return {}
         holder = found if best == found.step else store.load_step(self.folder, best)
         return _under(_MODEL, holder.share(ranks.share()))
+
+
+def take_up(found: Checkpoint, model: Recommender, optimizers: Optimizers, *, settings: bool = True) -> None:
+    """Put the state of a checkpoint, or this rank's share of it, into a model and its optimizers; with ``settings``
+    those of the optimizers too.
+
+    Raises:
+        CheckpointError: it does not fit the model.
+    """
+    try:
+        tensors = found.share(ranks.share())
+        model.load_state_dict(_under(_MODEL, tensors))
+        optimizers.restore(_under(_OPTIMIZER, tensors), found.meta["optimizers"], settings=settings)
+        model.embedding.steps = int(found.meta["layer_steps"])
+        if found.count == ranks.count():  # another number of ranks begins anew from its seeds
+            _restore_random_state(_under(_RNG, tensors), model.embedding.device)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{found.path}: does not fit this model: {error}", file=str(found.path)) from error
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -68,7 +68,7 @@ def train(
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     meta: dict[str, Any] | None = None,
-    begin: Callable[[Recommender], None] | None = None,
+    begin: Callable[[Recommender, Optimizers], None] | None = None,
 ) -> TrainResult:
     """Train through the layer's stages; on return the model holds the kept weights: the best where a stage stops early.
 
@@ -84,8 +84,8 @@ def train(
         on_epoch: called after every epoch, once it is saved, with its line of the history.
         meta: the caller's own values (JSON), saved with every checkpoint as they are then; those of the checkpoint
             that is taken up are put in before the first step.
-        begin: called with the model before the first step of all, its tables where they are trained; where a
-            checkpoint is taken up it is not.
+        begin: called with the model and its optimizers before the first step of all, the tables where they are
+            trained; where a checkpoint is taken up it is not.
 
     Raises:
         ConfigError: the device is not there.
@@ -111,7 +111,7 @@ def train(
         saved = None if checkpoints is None else Checkpoints(checkpoints, identity, config.keep_checkpoints)
         run = _Run(model, feed, validation, config, saved, {} if meta is None else meta)
         if not run.resume() and begin is not None:
-            begin(model)
+            begin(model, run.optimizers)
         with interruptible(run.how_to_resume) as stop, bar(run.samples, shown=progress and ranks.own() == 0) as drawn:
             run.go(drawn, stop, on_epoch or (lambda line: None))
         return run.result()
@@ -131,7 +131,7 @@ class _Run:
     ) -> None:
         self._model, self._feed, self._validation, self._config = model, feed, validation, config
         self._checkpoints, self._meta = checkpoints, meta
-        self._optimizers = Optimizers(model, config)
+        self.optimizers = Optimizers(model, config)
         self._course = Course(model.embedding.stages, config)
         self._place = Place()
         self._best: dict[str, Tensor] = {}
@@ -220,7 +220,7 @@ class _Run:
     def _step(self, what: Step, batch: Labelled, drawn: Bar) -> None:
         place, began = self._place, time.perf_counter()
         try:
-            done = step(self._model, batch, self._optimizers, what)
+            done = step(self._model, batch, self.optimizers, what)
         except DivergedError as error:
             raise located(error, self._model, batch, place.step + 1, self._told(what)) from error
         self._course.stepped(place, done.samples, done.loss.item(), done.weight)
@@ -244,7 +244,7 @@ class _Run:
 
     def _save(self) -> None:
         if self._checkpoints is not None:
-            self._checkpoints.save(self._model, self._optimizers, self._place, self._meta)
+            self._checkpoints.save(self._model, self.optimizers, self._place, self._meta)
             self._saved = (self._place.step, self._place.epoch)
 
     def _save_where_stopped(self) -> None:
@@ -258,7 +258,7 @@ class _Run:
             return False
         assert self._checkpoints is not None
         self._best = self._checkpoints.best_weights(found)
-        self._place, meta = self._checkpoints.restore(found, self._model, self._optimizers)
+        self._place, meta = self._checkpoints.restore(found, self._model, self.optimizers)
         self._meta.update(meta)
         self._saved = (self._place.step, self._place.epoch)
         return True

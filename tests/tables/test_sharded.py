@@ -274,6 +274,16 @@ def moved_rows(rank: int, world: int) -> dict[str, Tensor]:
         layer.tables.put_state(name, state.flip(0))
         assert torch.equal(layer.tables.get(name), whole.flip(0))
         torch.testing.assert_close(layer.tables.get_state(name), state.flip(0))
+        layer.tables.reset(name, rows)
+        torch.testing.assert_close(layer.tables.get(name)[rows], fresh[rows], rtol=0, atol=0)
+        assert not layer.tables.get_state(name)[rows].any()
+        assert torch.equal(layer.tables.get(name)[rest], whole.flip(0)[rest])
+        longer = torch.cat([state, state])[: spec.rows // 2]
+        with layer.tables.growing():
+            layer.tables.restore(name, "weights", whole[: spec.rows // 2])
+            layer.tables.restore(name, "state", longer)
+        assert torch.equal(layer.tables.get(name)[: spec.rows // 2], whole[: spec.rows // 2])
+        torch.testing.assert_close(layer.tables.get_state(name)[: spec.rows // 2], longer)
     return {}
 
 

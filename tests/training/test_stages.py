@@ -68,7 +68,7 @@ def parts_of(name: str, tables: str) -> set[str]:
         return {TABLES}
     if name.endswith("strategies.0.alpha") or name.startswith("optimizer.small"):
         return {"alpha"}
-    if name.startswith("optimizer.tables"):
+    if name.startswith(("optimizer.tables", "optimizer.rows")):
         return {TABLES}
     if name.startswith("optimizer.dense"):  # with two Adams in one, numbered after the dense parameters
         return {TABLES, MODEL} if tables == "adam" else {MODEL}

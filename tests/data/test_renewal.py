@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recsys_embed.config import GrowthConfig
@@ -115,6 +115,7 @@ def same(plain: Plain, vocabulary: Vocabulary, history: History) -> None:
 
 
 @settings(max_examples=100)
+@example([{}, {"a": 1, "": 2}, {}, {"b": 1}], 2, 1, 1, "inactivity", 0, 1)  # born with nothing but id 0
 @given(
     days=st.lists(DAY, min_size=5, max_size=8),
     missing=st.integers(0, 3),

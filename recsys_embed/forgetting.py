@@ -62,7 +62,12 @@ def forget(model: str | Path, ids: str | Path, *, out: str | Path | None = None)
     """
     folder, target = Path(model), Path(model if out is None else out)
     predictor = load(folder)
-    forgotten = forget_values(predictor.encoder, read_ids(Path(ids)))
+    pairs = read_ids(Path(ids))
+    try:
+        forgotten = forget_values(predictor.encoder, pairs)
+    except DataError as error:
+        row = next((row for row, (name, _) in enumerate(pairs, start=1) if name == error.value), None)
+        raise DataError(error.reason, file=str(ids), column=error.column, row=row, value=error.value) from error
     gone = {name: torch.tensor(one.reset) for name, one in forgotten.renewals.items() if len(one.reset)}
     own = {name: predictor.model.embedding.own_rows(name, rows) for name, rows in gone.items()}
     rows = {table: numbers for tables in own.values() for table, numbers in tables.items()}

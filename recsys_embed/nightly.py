@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import logging
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,6 @@ from recsys_embed.train_into import MODEL, train_into
 from recsys_embed.training.kept import go_on_from, kept
 from recsys_embed.training.optimizers import Optimizers
 
-_LOG = logging.getLogger("recsys_embed")
 DECISION = "decision.json"
 SETTABLE = (
     "training.", "growth.", "tracking.", "data.split", "data.format", "data.separator", "data.on_bad_rows",
@@ -167,7 +166,7 @@ def config_of_night(model: Path, data: str | Path | pd.DataFrame, overrides: Seq
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
-    born = parse_config(json.loads(json.dumps(tree)), source=str(path))
+    born = parse_config(copy.deepcopy(tree), source=str(path))
     if born.data.planted is not None:
         raise ConfigError(f"{model}: was trained on planted data, of which there is no other day", path="data.planted")
     if born.data.split.files is not None and not any(one.startswith("data.split") for one in overrides):

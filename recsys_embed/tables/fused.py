@@ -129,7 +129,7 @@ class FusedTables(Tables):
         assert self.rule is not None
         width = self.specs[name].width
         if self.rule.name == "sgd":
-            return torch.zeros(self.specs[name].rows, 0)
+            return torch.zeros(self.specs[name].rows, 0, device=self.device)
         state = self._momentum(name)
         if self.rule.name == "adagrad":
             return state[:, :width]

@@ -190,7 +190,10 @@ def test_a_model_without_training_state_forgets_too(born: dict[str, Path], tmp_p
         ("", "the header is 'feature,value'"),
         ("value,feature\nu7,user\n", "the header is 'feature,value'"),
         ("feature,value\nuser,u7\nuser\n", "row 2: a row has a feature and a value"),
-        ("feature,value\nnobody,u7\n", "no such feature"),
+        (
+            "feature,value\nuser,u7\nnobody,u7\n",
+            "ids.csv', column 'feature', row 2: there is no such feature; there are user",
+        ),
     ],
 )
 def test_a_file_that_names_no_ids_is_refused(born: dict[str, Path], text: str, message: str, tmp_path: Path) -> None:

@@ -379,6 +379,13 @@ def test_options_that_go_together_are_given_together(arguments: list[str]) -> No
     assert "give --continue MODEL together with --data NEW" in result.stderr
 
 
+def test_several_processes_do_not_continue_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(app, ["train", "--continue", "m", "--data", "x.csv"])
+    assert result.exit_code == 2
+    assert "this command runs in one process" in result.stderr
+
+
 def test_a_file_for_each_split_says_nothing_of_a_new_day(tmp_path: Path) -> None:
     first = day(1)
     files = {split: str(write(tmp_path, split, first[first["part"] == split])) for split in ("train", "val", "test")}

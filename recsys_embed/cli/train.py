@@ -36,8 +36,9 @@ def train(
 
     Under torchrun, on all of its processes: tables are sharded over them, and the first one writes.
 
-    With --continue and --data instead of CONFIG, a trained model goes on with the rows of a new day. Ids keep their
-    meaning and new ones are added; the last line of standard output is a JSON record of what was decided.
+    With --continue and --data instead of CONFIG, a trained model goes on with the rows of a new day: ids stay.
+
+    The last line of standard output is then a JSON record of what was decided.
     """
     with exit_codes(quiet=quiet, several=continue_from is None):
         if continue_from is not None or data is not None or promote_if is not None:

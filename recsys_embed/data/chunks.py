@@ -64,10 +64,11 @@ def frame_chunks(frame: pd.DataFrame, columns: Sequence[str], rows: int, *, skip
     Raises:
         DataError: a column that is missing or given twice, or a cell that is not a scalar.
     """
+    names = frame.columns.tolist()
     for name in columns:
-        if (frame.columns == name).sum() > 1:
+        if names.count(name) > 1:
             raise DataError("the data frame has this column twice", column=name)
-    require(columns, [_name(name) for name in frame.columns], None)
+    require(columns, [_name(name) for name in names], None)
     for start in range(0, len(frame), rows):
         part = frame.iloc[start : start + rows]
         cells, refused = {}, list[DataError]()

@@ -163,3 +163,20 @@ def test_two_data_sets_are_compared_by_values(
     assert found.unseen["test"] == 0.5
     hashed = drift(one, one)["ip"].from_train
     assert hashed["train"] == Distance(0.0, 0.0)
+
+
+def test_shares_without_an_id_are_those_of_drift(tmp_path: Path) -> None:
+    """Counted in the test split alone, bags value by value."""
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "label": draw.integers(0, 2, 600),
+            "user": draw.integers(0, 300, 600).astype(str),
+            "tags": ["|".join(str(one) for one in draw.integers(0, 200, draw.integers(0, 4))) for _ in range(600)],
+        }
+    )
+    schema = {"label": "label", "categorical": ["user"], "multi_valued": {"tags": "|"}}
+    dataset = prepare(frame, schema, tmp_path / "out")
+    assert dataset.unseen == {name: one.unseen["test"] for name, one in drift(dataset).items()}
+    assert 0 < dataset.unseen["user"] < 1
+    assert 0 < dataset.unseen["tags"] < 1

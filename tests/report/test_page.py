@@ -140,6 +140,14 @@ def test_rows_that_are_left_out_are_told(study: SimpleNamespace, tmp_path: Path,
     assert "left out" not in " ".join(page(folder).words)
 
 
+def test_values_without_an_id_are_told(study: SimpleNamespace, tmp_path: Path) -> None:
+    shares = {f"c{i}": i / 1000 for i in range(12)}
+    study.write(tmp_path, [study.Method("full", {"": 0.0})], protocol={"rows": {"train": 10}, "unseen": shares})
+    write_page(tmp_path)
+    assert "missing: c11 1.1%, c10 1.0%, c9 0.9%" in (tmp_path / MARKDOWN).read_text()
+    assert "c4 0.4%, 4 other features at most 0.3%" in " ".join(page(tmp_path).words)
+
+
 # --- the numbers ---------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from recsys_embed.report.sizes import format_bytes
 from recsys_embed.report.summary import Section
-from recsys_embed.report.tables.words import PERCENT, grouped, plural
+from recsys_embed.report.tables.words import PERCENT, grouped, percent, plural
 
 
 def protocol(section: Section) -> list[tuple[str, str]]:
@@ -26,6 +26,8 @@ def protocol(section: Section) -> list[tuple[str, str]]:
     if rows:
         facts.append(("Rows", ", ".join(f"{name} {grouped(count)}" for name, count in rows.items())))
     facts += [("Left out", text) for text in told.pop("left_out", [])]
+    if unseen := _table(told.pop("unseen", {})):
+        facts.append(("Without an id", _unseen(unseen)))
     for name in ("split", "model"):
         if name in told:
             facts.append((name.capitalize(), _flat(told.pop(name))))
@@ -61,6 +63,7 @@ def rows_left_out(section: Section) -> bool:
 
 
 _UNTUNED = "none: every strategy ran under the settings above, which may suit one better than another"
+_SHOWN = 8
 _WEIGHTS = ", in the training loss and in every metric. Frequencies, and what is head, torso and tail, count rows."
 _SAMPLED = (
     " before the data were written. Training takes the rows as they are. Predictions are brought back to the rows "
@@ -76,6 +79,15 @@ _HEAD = (
     "A test row is unseen when one of its single-valued ids did not occur in training. The others are cut in thirds by "
     "the training count of their rarest single-valued id: head, torso, tail. AUC is undefined on a single class."
 )
+
+
+def _unseen(shares: Mapping[str, float]) -> str:
+    """Which features' cells have no id, the most first."""
+    ranked = sorted(shares.items(), key=lambda one: -one[1])
+    told = ", ".join(f"{name} {percent(share)}" for name, share in ranked[:_SHOWN])
+    others = ranked[_SHOWN:]
+    rest = f", {plural(len(others), 'other feature')} at most {percent(others[0][1])}" if others else ""
+    return f"of each feature’s values in the test split, unseen in training, too rare or missing: {told}{rest}"
 
 
 def _not_measured(hashed: Mapping[str, Any]) -> str:

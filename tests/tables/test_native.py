@@ -327,9 +327,7 @@ def test_a_row_that_is_not_there_is_named_and_nothing_is_touched(bad: int, jagge
     assert torch.equal(tables.stored("t0"), before)
 
 
-@pytest.mark.parametrize(
-    "offsets", [[0, 2, 1, 4], [1, 2, 3, 4], [0, 1, 2, 3], [0, 1, 2, 5], [0, 9, 2, 4], [0, -1, 2, 4]]
-)
+@pytest.mark.parametrize("cuts", [[0, 2, 1, 4], [1, 2, 3, 4], [0, 1, 2, 3], [0, 1, 2, 5], [0, 9, 2, 4], [0, -1, 2, 4]])
 def test_offsets_that_do_not_rise_are_refused(cuts: list[int]) -> None:
     one = case([9], [0], 4, 3, jagged=True)
     asked = Request(torch.zeros(4, dtype=torch.int64), 3, torch.tensor(cuts))

@@ -63,6 +63,7 @@ struct Kernels {
 };
 
 constexpr int64_t AHEAD = 16;  // rows that are fetched before they are needed
+constexpr int64_t NEXT = 8;  // samples whose gradients are
 constexpr uint64_t EMPTY = ~uint64_t(0);
 constexpr uint64_t GOLDEN = 0x9E3779B1u;
 constexpr uint64_t NOISE_MASK = (1u << 23) - 1;
@@ -91,9 +92,11 @@ INLINE uint64_t mix(uint64_t bits) {
 
 #define PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
+#define INDEPENDENT PRAGMA(clang loop vectorize(assume_safety))
 #define TARGET_BEGIN(isa) PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
 #define TARGET_END PRAGMA(clang attribute pop)
 #else
+#define INDEPENDENT PRAGMA(GCC ivdep)
 #define TARGET_BEGIN(isa) PRAGMA(GCC push_options) PRAGMA(GCC target(isa))
 #define TARGET_END PRAGMA(GCC pop_options)
 #endif
@@ -111,7 +114,7 @@ namespace base {
 }  // namespace base
 
 #if defined(__x86_64__)
-TARGET_BEGIN("avx2")
+TARGET_BEGIN("avx2,prfchw")
 namespace avx2 {
 #define STREAM_64(to, from)                              \
     (_mm256_stream_ps(to, _mm256_loadu_ps(from)), \
@@ -121,7 +124,7 @@ namespace avx2 {
 }  // namespace avx2
 TARGET_END
 
-TARGET_BEGIN("avx2,avx512f,avx512bw,avx512dq,avx512vl")
+TARGET_BEGIN("avx2,prfchw,avx512f,avx512bw,avx512dq,avx512vl")
 namespace avx512 {
 #define STREAM_64(to, from) _mm512_stream_ps(to, _mm512_loadu_ps(from))
 #include "rows.h"

@@ -99,10 +99,30 @@ static int64_t check_lane(const Request& asked, int64_t lane) {
                       : first_outside(static_cast<const int32_t*>(asked.rows), begin, end, size);
 }
 
-static inline void fetch(const char* base, int64_t row, int64_t bytes) {
-    const char* line = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(base) + uintptr_t(row * bytes));
-    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at);
-    if (bytes % 64) __builtin_prefetch(line + bytes - 1);
+// Fetch `width` values that lie `at` values from the base: anywhere, for nothing is read.
+template <int WRITE, class T>
+INLINE void fetch(const T* base, int64_t at, int64_t width) {
+    const int64_t bytes = width * int64_t(sizeof(T));
+    const auto* line = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(base) + uintptr_t(at) * sizeof(T));
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, WRITE);
+    if (bytes % 64) __builtin_prefetch(line + bytes - 1, WRITE);
+}
+
+// Loops over a row are functions of their own: `restrict` lets the compiler keep a row in registers.
+
+template <class S>
+INLINE void copy_row(
+    float* __restrict to, const typename S::Stored* __restrict from, int64_t width, float scale, float midpoint) {
+    INDEPENDENT
+    for (int64_t c = 0; c < width; c++) to[c] = S::load(from[c], scale, midpoint);
+}
+
+template <class S>
+INLINE void add_row(
+    float* __restrict to, const typename S::Stored* __restrict from, int64_t width, float scale, float midpoint,
+    float factor) {
+    INDEPENDENT
+    for (int64_t c = 0; c < width; c++) to[c] += factor * S::load(from[c], scale, midpoint);
 }
 
 // --- reading -------------------------------------------------------------------------------------------------
@@ -110,14 +130,13 @@ static inline void fetch(const char* base, int64_t row, int64_t bytes) {
 // Samples [first, last) of one lane, a row each.
 template <class S, int WIDTH>
 static void read_rows(const Request& asked, const Reading& to, int64_t lane, int64_t first, int64_t last) {
-    const int64_t width = WIDTH ? WIDTH : asked.width, bytes = width * int64_t(sizeof(typename S::Stored));
+    const int64_t width = WIDTH ? WIDTH : asked.width;
     const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
     const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
     const int64_t begin = lane * asked.batch, step = asked.lanes * width;
     float* out = to.out + first * step + lane * width;
     for (int64_t b = first; b < last; b++, out += step) {
-        if (b + AHEAD < last)
-            fetch(reinterpret_cast<const char*>(table), row_at(asked, begin + b + AHEAD), bytes);
+        if (b + AHEAD < last) fetch<0>(table, row_at(asked, begin + b + AHEAD) * width, width);
         int64_t row = row_at(asked, begin + b);
         if (row < 0) {
             for (int64_t c = 0; c < width; c++) out[c] = 0;
@@ -127,7 +146,7 @@ static void read_rows(const Request& asked, const Reading& to, int64_t lane, int
         if (!S::rounds && to.stream) {
             for (int64_t c = 0; c < width; c += 16) STREAM_64(out + c, reinterpret_cast<const float*>(stored) + c);
         } else {
-            for (int64_t c = 0; c < width; c++) out[c] = S::load(stored[c], scale, midpoint);
+            copy_row<S>(out, stored, width, scale, midpoint);
         }
     }
 }
@@ -135,7 +154,7 @@ static void read_rows(const Request& asked, const Reading& to, int64_t lane, int
 // Bags of samples [first, last) of one lane: the sums of their rows, perhaps weighted.
 template <class S, int WIDTH>
 static void read_bags(const Request& asked, const Reading& to, int64_t lane, int64_t first, int64_t last) {
-    const int64_t width = WIDTH ? WIDTH : asked.width, bytes = width * int64_t(sizeof(typename S::Stored));
+    const int64_t width = WIDTH ? WIDTH : asked.width;
     const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
     const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
     const int64_t* offsets = asked.offsets + lane * asked.batch;
@@ -144,19 +163,16 @@ static void read_bags(const Request& asked, const Reading& to, int64_t lane, int
     for (int64_t b = first; b < last; b++, out += step) {
         for (int64_t c = 0; c < width; c++) out[c] = 0;
         for (int64_t i = offsets[b]; i < offsets[b + 1]; i++) {
-            if (i + AHEAD < end) fetch(reinterpret_cast<const char*>(table), row_at(asked, i + AHEAD), bytes);
+            if (i + AHEAD < end) fetch<0>(table, row_at(asked, i + AHEAD) * width, width);
             int64_t row = row_at(asked, i);
             if (row < 0) continue;
-            const auto* stored = table + row * width;
-            const float weight = asked.factors ? asked.factors[i] : 1.0f;
-            for (int64_t c = 0; c < width; c++) out[c] += weight * S::load(stored[c], scale, midpoint);
+            add_row<S>(out, table + row * width, width, scale, midpoint, asked.factors ? asked.factors[i] : 1.0f);
         }
     }
 }
 
 // --- updating ------------------------------------------------------------------------------------------------
 
-// Memory that grows and is kept by its thread: no pages are asked for anew in every step.
 template <class T>
 struct Buffer {
     T* data = nullptr;
@@ -173,83 +189,62 @@ struct Buffer {
     ~Buffer() { free(data); }
 };
 
-// A distinct row: where its first gradient lies, and, once there is a second, where their sum does.
-struct Touched {
-    int64_t first;
-    int64_t sum;
-    uint32_t row;
-    float factor;
-};
-
-static constexpr int64_t NONE = -1;
-
-// The distinct rows of a table in the order of their first occurrence, with their summed gradients. Open addressing:
-// a cell holds a row and its place among the distinct ones. Of a table of few rows every row has a cell of its own.
-struct Summed {
+// The distinct rows of a table in the order of their first occurrence. Open addressing: a cell holds a row and its place
+// among them. Of a table of few rows every row has a cell of its own.
+struct Distinct {
     Buffer<uint64_t> cells;
-    Buffer<Touched> touched;
-    Buffer<float> sums;
-    Buffer<float> noise;
-    Buffer<float> scaled;
-    int64_t distinct, summed, mask;
+    Buffer<uint32_t> rows;
+    int64_t count, mask;
     bool direct;
 
     void begin(int64_t expected, int64_t size) {
         int64_t room = 64;
-        while (room < expected) room *= 2;
-        direct = size <= 2 * room;
+        while (room < 2 * expected) room *= 2;
+        direct = size <= room;
         mask = (direct ? size : room) - 1;
         cells.reserve(mask + 1);
-        touched.reserve(room);
         memset(cells.data, 0xFF, size_t(mask + 1) * sizeof(uint64_t));
-        distinct = summed = 0;
+        count = 0;
     }
 
-    int64_t cell_of(uint32_t row) const {
-        return direct ? int64_t(row) : int64_t(mix(row) & uint64_t(mask));
-    }
+    int64_t cell_of(uint32_t row) const { return direct ? int64_t(row) : int64_t(mix(row) & uint64_t(mask)); }
 
     void grow() {
         mask = 2 * mask + 1;
         cells.reserve(mask + 1);
         memset(cells.data, 0xFF, size_t(mask + 1) * sizeof(uint64_t));
-        for (int64_t place = 0; place < distinct; place++) {
-            int64_t cell = cell_of(touched.data[place].row);
+        for (int64_t place = 0; place < count; place++) {
+            int64_t cell = cell_of(rows.data[place]);
             while (cells.data[cell] != EMPTY) cell = (cell + 1) & mask;
-            cells.data[cell] = uint64_t(touched.data[place].row) << 32 | uint64_t(place);
+            cells.data[cell] = uint64_t(rows.data[place]) << 32 | uint64_t(place);
         }
     }
 
-    template <int WIDTH>
-    void add(const float* gradient, int64_t width, uint32_t row, int64_t at, float factor) {
-        if (WIDTH) width = WIDTH;
+    int32_t place_of(uint32_t row) {
         int64_t cell = cell_of(row);
-        while (cells.data[cell] != EMPTY && uint32_t(cells.data[cell] >> 32) != row) cell = (cell + 1) & mask;
-        if (cells.data[cell] == EMPTY) {
-            cells.data[cell] = uint64_t(row) << 32 | uint64_t(distinct);
-            touched.reserve(distinct + 1);
-            touched.data[distinct++] = {at, NONE, row, factor};
-            if (!direct && 2 * distinct > mask) grow();
-            return;
+        while (cells.data[cell] != EMPTY) {
+            if (uint32_t(cells.data[cell] >> 32) == row) return int32_t(uint32_t(cells.data[cell]));
+            cell = (cell + 1) & mask;
         }
-        Touched& known = touched.data[uint32_t(cells.data[cell])];
-        const float* one = gradient + at;
-        if (known.sum == NONE) {
-            known.sum = summed;
-            summed += width;
-            sums.reserve(summed);
-            const float* before = gradient + known.first;
-            float* sum = sums.data + known.sum;
-            for (int64_t c = 0; c < width; c++) sum[c] = before[c] * known.factor + one[c] * factor;
-        } else {
-            float* sum = sums.data + known.sum;
-            for (int64_t c = 0; c < width; c++) sum[c] += one[c] * factor;
-        }
+        cells.data[cell] = uint64_t(row) << 32 | uint64_t(count);
+        rows.reserve(count + 1);
+        rows.data[count] = row;
+        const auto place = int32_t(count++);
+        if (!direct && 2 * count > mask) grow();
+        return place;
     }
 };
 
-static Summed& scratch() {
-    static thread_local Summed own;
+// A thread keeps its memory: no pages are asked for anew in every step.
+struct Scratch {
+    Distinct distinct;
+    Buffer<int32_t> places;
+    Buffer<float> sums;
+    Buffer<float> noise;
+};
+
+static Scratch& scratch() {
+    static thread_local Scratch own;
     return own;
 }
 
@@ -260,9 +255,9 @@ static inline float squares(const float* values, int64_t width) {
     for (; c + 16 <= width; c += 16)
         for (int i = 0; i < 16; i++) sums[i] += values[c + i] * values[c + i];
     for (int i = 0; c + i < width; i++) sums[i] += values[c + i] * values[c + i];
-    for (int half = 8; half; half /= 2)
-        for (int i = 0; i < half; i++) sums[i] += sums[i + half];
-    return sums[0];
+    for (int i = 0; i < 8; i++) sums[i] += sums[i + 8];
+    for (int i = 0; i < 4; i++) sums[i] += sums[i + 4];
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
 static inline void draw_noise(float* noise, uint64_t key, int64_t width) {
@@ -279,6 +274,7 @@ static inline void apply(
     const float* __restrict noise, int64_t width, float scale) {
     if (WIDTH) width = WIDTH;
     if (by.rule == ADAGRAD) {
+        INDEPENDENT
         for (int64_t c = 0; c < width; c++) {
             float sum = state[c] + gradient[c] * gradient[c];
             state[c] = sum;
@@ -293,62 +289,70 @@ static inline void apply(
         *state = sum;
         divisor = __builtin_sqrtf(sum) + by.eps;
     }
+    INDEPENDENT
     for (int64_t c = 0; c < width; c++)
         weights[c] = S::add(weights[c], gradient[c] / divisor * by.rate, S::rounds ? noise[c] : 0, scale);
+}
+
+// Calls `each` for every occurrence of a table's rows: samples in order, or bags in order, lane by lane.
+template <class EACH>
+INLINE void visit(const Request& asked, const Updating& by, int64_t table, int64_t width, const EACH& each) {
+    const int64_t* lanes = by.order + by.bounds[table];
+    const int64_t count = by.bounds[table + 1] - by.bounds[table], step = asked.lanes * width;
+    if (!asked.offsets) {
+        for (int64_t b = 0; b < asked.batch; b++)
+            for (int64_t l = 0; l < count; l++)
+                each(lanes[l] * asked.batch + b, b * step + lanes[l] * width, 1.0f);
+        return;
+    }
+    for (int64_t l = 0; l < count; l++) {
+        const int64_t* offsets = asked.offsets + lanes[l] * asked.batch;
+        for (int64_t b = 0; b < asked.batch; b++)
+            for (int64_t i = offsets[b]; i < offsets[b + 1]; i++)
+                each(i, b * step + lanes[l] * width, asked.factors ? asked.factors[i] : 1.0f);
+    }
 }
 
 // Rows of one table whose hash falls into a part of all: summed in the order of occurrence, then updated once.
 template <class S, int WIDTH>
 static void update_rows(const Request& asked, const Updating& by, int64_t table, uint64_t part, uint64_t parts) {
-    Summed& summed = scratch();
-    const int64_t width = WIDTH ? WIDTH : asked.width, bytes = width * int64_t(sizeof(typename S::Stored));
-    const int64_t* lanes = by.order + by.bounds[table];
-    const int64_t count = by.bounds[table + 1] - by.bounds[table];
-    summed.begin(by.occurrences[table] / int64_t(parts), asked.sizes[lanes[0]]);
-    auto add = [&](int64_t row, int64_t at, float factor) {
-        if (row < 0 || (parts > 1 && (uint64_t(uint32_t(uint64_t(row) * GOLDEN)) * parts) >> 32 != part)) return;
-        summed.add<WIDTH>(by.gradient, width, uint32_t(row), at, factor);
-    };
-    if (asked.offsets) {
-        for (int64_t l = 0; l < count; l++) {
-            const int64_t* offsets = asked.offsets + lanes[l] * asked.batch;
-            for (int64_t b = 0; b < asked.batch; b++)
-                for (int64_t i = offsets[b]; i < offsets[b + 1]; i++)
-                    add(row_at(asked, i), (b * asked.lanes + lanes[l]) * width, asked.factors ? asked.factors[i] : 1);
-        }
-    } else {
-        for (int64_t b = 0; b < asked.batch; b++)
-            for (int64_t l = 0; l < count; l++)
-                add(row_at(asked, lanes[l] * asked.batch + b), (b * asked.lanes + lanes[l]) * width, 1);
-    }
+    const int64_t width = WIDTH ? WIDTH : asked.width, lane = by.order[by.bounds[table]];
+    Scratch& own = scratch();
+    Distinct& distinct = own.distinct;
+    distinct.begin(by.occurrences[table] / int64_t(parts), asked.sizes[lane]);
+    own.places.reserve(by.occurrences[table]);
+    int32_t* place = own.places.data;
+    visit(asked, by, table, width, [&](int64_t i, int64_t, float) {
+        const int64_t row = row_at(asked, i);
+        const bool here = parts == 1 || (uint64_t(uint32_t(uint64_t(row) * GOLDEN)) * parts) >> 32 == part;
+        *place++ = row >= 0 && here ? distinct.place_of(uint32_t(row)) : -1;
+    });
 
-    const int64_t start = asked.starts[lanes[0]];
-    auto* weights = static_cast<typename S::Stored*>(by.weights) + start * width;
+    own.sums.reserve(distinct.count * width);
+    float* const sums = own.sums.data;
+    memset(sums, 0, size_t(distinct.count * width) * sizeof(float));
+    place = own.places.data;
+    visit(asked, by, table, width, [&](int64_t, int64_t at, float factor) {
+        fetch<0>(by.gradient, at + NEXT * asked.lanes * width, width);
+        if (*place >= 0) add_row<Fp32>(sums + *place * width, by.gradient + at, width, 1, 0, factor);
+        place++;
+    });
+
     const int64_t held = by.rule == ADAGRAD ? width : by.rule == ROWWISE_ADAGRAD ? 1 : 0;
-    float* state = by.state + start * held;
-    const float scale = asked.scales[lanes[0]];
-    const uint64_t seed = mix(by.seeds[lanes[0]] + by.step);
-    summed.noise.reserve(width + 1);
-    summed.scaled.reserve(width);
-    for (int64_t place = 0; place < summed.distinct; place++) {
-        if (place + AHEAD < summed.distinct) {
-            const Touched& next = summed.touched.data[place + AHEAD];
-            fetch(reinterpret_cast<const char*>(weights), next.row, bytes);
-            if (held) fetch(reinterpret_cast<const char*>(state), next.row, held * 4);
-            if (next.sum == NONE) fetch(reinterpret_cast<const char*>(by.gradient + next.first), 0, width * 4);
+    auto* weights = static_cast<typename S::Stored*>(by.weights) + asked.starts[lane] * width;
+    float* state = by.state + asked.starts[lane] * held;
+    const uint64_t seed = mix(by.seeds[lane] + by.step);
+    own.noise.reserve(width + 1);
+    const uint32_t* rows = distinct.rows.data;
+    for (int64_t p = 0; p < distinct.count; p++) {
+        if (p + AHEAD < distinct.count) {
+            fetch<1>(weights, rows[p + AHEAD] * width, width);
+            fetch<1>(state, rows[p + AHEAD] * held, held);
         }
-        const Touched& one = summed.touched.data[place];
-        const float* gradient = by.gradient + one.first;
-        if (one.sum != NONE) {
-            gradient = summed.sums.data + one.sum;
-        } else if (one.factor != 1) {
-            for (int64_t c = 0; c < width; c++) summed.scaled.data[c] = gradient[c] * one.factor;
-            gradient = summed.scaled.data;
-        }
-        if (S::rounds) draw_noise(summed.noise.data, mix(seed + one.row), width);
+        if (S::rounds) draw_noise(own.noise.data, mix(seed + rows[p]), width);
         apply<S, WIDTH>(
-            by, weights + int64_t(one.row) * width, state + int64_t(one.row) * held, gradient, summed.noise.data, width,
-            scale);
+            by, weights + rows[p] * width, state + rows[p] * held, sums + p * width, own.noise.data, width,
+            asked.scales[lane]);
     }
 }
 

@@ -64,6 +64,7 @@ struct Kernels {
 
 constexpr int64_t AHEAD = 16;  // rows that are fetched before they are needed
 constexpr int64_t NEXT = 8;  // samples whose gradients are
+constexpr int64_t BUCKETS = 2048;  // of the sort
 constexpr uint64_t EMPTY = ~uint64_t(0);
 constexpr uint64_t GOLDEN = 0x9E3779B1u;
 constexpr uint64_t NOISE_MASK = (1u << 23) - 1;

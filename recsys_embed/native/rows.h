@@ -235,9 +235,36 @@ struct Distinct {
     }
 };
 
+// Rows with their places in about rising order, by one counting sort of their leading bits: neighbouring rows are
+// updated about twice as fast as scattered ones.
+struct Rising {
+    Buffer<uint64_t> pairs;
+
+    void sort(const Distinct& distinct, int64_t size) {
+        int shift = 0;
+        while ((size - 1) >> shift >= BUCKETS) shift++;
+        int64_t ends[BUCKETS] = {};
+        for (int64_t p = 0; p < distinct.count; p++) ends[distinct.rows.data[p] >> shift]++;
+        for (int64_t bucket = 0, begin = 0; bucket < BUCKETS; bucket++) {
+            const int64_t inside = ends[bucket];
+            ends[bucket] = begin;
+            begin += inside;
+        }
+        pairs.reserve(distinct.count);
+        for (int64_t p = 0; p < distinct.count; p++) {
+            const uint32_t row = distinct.rows.data[p];
+            pairs.data[ends[row >> shift]++] = uint64_t(row) << 32 | uint64_t(p);
+        }
+    }
+
+    uint32_t row(int64_t at) const { return uint32_t(pairs.data[at] >> 32); }
+    uint32_t place(int64_t at) const { return uint32_t(pairs.data[at]); }
+};
+
 // A thread keeps its memory: no pages are asked for anew in every step.
 struct Scratch {
     Distinct distinct;
+    Rising rising;
     Buffer<int32_t> places;
     Buffer<float> sums;
     Buffer<float> noise;
@@ -343,16 +370,17 @@ static void update_rows(const Request& asked, const Updating& by, int64_t table,
     float* state = by.state + asked.starts[lane] * held;
     const uint64_t seed = mix(by.seeds[lane] + by.step);
     own.noise.reserve(width + 1);
-    const uint32_t* rows = distinct.rows.data;
-    for (int64_t p = 0; p < distinct.count; p++) {
-        if (p + AHEAD < distinct.count) {
-            fetch<1>(weights, rows[p + AHEAD] * width, width);
-            fetch<1>(state, rows[p + AHEAD] * held, held);
+    own.rising.sort(distinct, asked.sizes[lane]);
+    for (int64_t at = 0; at < distinct.count; at++) {
+        if (at + AHEAD < distinct.count) {
+            const int64_t next = own.rising.row(at + AHEAD);
+            fetch<1>(weights, next * width, width);
+            fetch<1>(state, next * held, held);
         }
-        if (S::rounds) draw_noise(own.noise.data, mix(seed + rows[p]), width);
+        const int64_t row = own.rising.row(at), sum = own.rising.place(at) * width;
+        if (S::rounds) draw_noise(own.noise.data, mix(seed + uint64_t(row)), width);
         apply<S, WIDTH>(
-            by, weights + rows[p] * width, state + rows[p] * held, sums + p * width, own.noise.data, width,
-            asked.scales[lane]);
+            by, weights + row * width, state + row * held, sums + sum, own.noise.data, width, asked.scales[lane]);
     }
 }
 

@@ -77,8 +77,9 @@ class Store(nn.Module):
         """Hold stored weights in the place of the parameter."""
         del self.weights
         self.register_buffer("weights", weights)
-        state = torch.zeros(weights.shape[0], state_width, device=weights.device)
-        self.register_buffer("state", advise(state))  # memory of zeros is written to when it is first used
+        self.register_buffer(
+            "state", advise(weights.new_empty(weights.shape[0], state_width, dtype=torch.float32)).zero_()
+        )
 
     # --- rows ------------------------------------------------------------------------------------------------
 

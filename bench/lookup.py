@@ -7,10 +7,10 @@ build runs on one thread, with two of its modules on two Python threads, and wit
 step that the machine allows (see ``bench/harness/limits.py``; needs g++).
 
 Then the layer. The step is forward (ids to vectors) and update (gradient to rows), over single-valued features whose
-ids are drawn from a Zipf distribution over scattered rows. For each strategy the raw baseline is one ``SplitTableBatchedEmbeddingBags
-Codegen`` with the layer's own tables, the row numbers computed beforehand, the same optimizer and the same allocator
-settings, its rows combined as the strategy says (a view, or a product); ours adds checking ids, addressing (hashing,
-digits), the autograd leaf and the finite check.
+ids are drawn from a Zipf distribution over scattered rows. For each strategy the raw baseline is one
+``SplitTableBatchedEmbeddingBagsCodegen`` with the layer's own tables, the row numbers computed beforehand, the same
+optimizer and the same allocator settings, its rows combined as the strategy says (a view, or a product); ours adds
+checking ids, addressing (hashing, digits), the autograd leaf and the finite check.
 Addressing is also timed by itself: for strategies that hash, the raw call does no such work. Both sides run in one
 process, turn and turn about; figures are medians, and the ratio is the median of the ratios pair by pair.
 """

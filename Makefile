@@ -14,14 +14,17 @@ $(error DEVICE=$(DEVICE): it is cpu or cuda)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install report test lint types ui clean
+.PHONY: help install report test test-native-asan lint types ui clean
 
 help: ## list the targets
-	@awk -F ': .*## |:.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ': .*## |:.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP) ## set up .venv (DEVICE=cpu or cuda, PYTHON=/path/to/python3); a second call installs nothing
 
-$(STAMP): requirements/$(DEVICE).lock requirements/install.sh requirements/fbgemm_gpu_shim/pyproject.toml pyproject.toml
+KERNELS := recsys_embed/native/kernels.cpp recsys_embed/native/rows.h
+
+$(STAMP): requirements/$(DEVICE).lock requirements/install.sh requirements/fbgemm_gpu_shim/pyproject.toml pyproject.toml \
+    $(KERNELS)
 	@PYTHON="$(PYTHON)" requirements/install.sh "$(DEVICE)"
 
 report: install ## run the compression report on planted data; the last line is the path of the page
@@ -29,6 +32,18 @@ report: install ## run the compression report on planted data; the last line is 
 
 test: install ## run the tests, a process a core
 	@$(RUN) pytest -n auto --dist loadfile
+
+# The sanitizers' library must be there before Python is. Python and torch leak on purpose.
+SANITIZED := build/kernels_sanitized.so
+test-native-asan: install $(SANITIZED) ## run the tests of the native back end under AddressSanitizer and UBSan
+	@RECSYS_EMBED_KERNELS=$(SANITIZED) LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(RUN) pytest -n0 -q tests/tables/test_native.py
+
+$(SANITIZED): $(KERNELS)
+	@mkdir -p build
+	@$(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-trapping-math -fPIC -shared \
+	    -fsanitize=address,undefined -fno-sanitize-recover=all -o $@ $<
 
 lint: install ## ruff: rules and format
 	@$(RUN) ruff check .

@@ -1,12 +1,16 @@
-"""The embedding step alone: our layer against FBGEMM's operator called by hand on the same row numbers.
+"""The embedding step alone: our tables against FBGEMM, torch and the machine; our layer against FBGEMM by hand.
 
     python bench/lookup.py [--quick] [--json FILE]
 
-The step is forward (ids to vectors) and update (gradient to rows), over single-valued features whose ids are drawn from
-a Zipf distribution over scattered rows. For each strategy the raw baseline is one ``SplitTableBatchedEmbeddingBags
-Codegen`` with the layer's own tables, the row numbers computed beforehand, the same optimizer and the same allocator
-settings, its rows combined as the strategy says (a view, or a product); ours adds checking ids, addressing (hashing,
-digits), the autograd leaf and the finite check.
+First the tables without a layer, one for each feature: ours (``native``) in turn with FBGEMM as shipped, whose CPU
+build runs on one thread, with two of its modules on two Python threads, and with plain torch; beside them the shortest
+step that the machine allows (see ``bench/harness/limits.py``; needs g++).
+
+Then the layer. The step is forward (ids to vectors) and update (gradient to rows), over single-valued features whose
+ids are drawn from a Zipf distribution over scattered rows. For each strategy the raw baseline is one
+``SplitTableBatchedEmbeddingBagsCodegen`` with the layer's own tables, the row numbers computed beforehand, the same
+optimizer and the same allocator settings, its rows combined as the strategy says (a view, or a product); ours adds
+checking ids, addressing (hashing, digits), the autograd leaf and the finite check.
 Addressing is also timed by itself: for strategies that hash, the raw call does no such work. Both sides run in one
 process, turn and turn about; figures are medians, and the ratio is the median of the ratios pair by pair.
 """
@@ -22,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.harness.command import command
+from bench.harness.fbgemm import operator
 from bench.harness.setting import facts
 
 
@@ -33,17 +38,24 @@ def main() -> None:
 
 
 def run(*, features: int, rows: int, repeats: int) -> dict[str, Any]:
+    from bench.harness import peers
+
+    # As many weights for every width: the tables of four are in memory at once.
+    steps = [
+        peers.measure(features, rows * 16 // dim, dim, batch, repeats) for dim in (16, 64) for batch in (4096, 8192)
+    ]
     cells = [
         measure(strategy, backend, features, rows, dim, 4096, repeats)
         for dim in (16, 64)
         for strategy in ("full", "hash", "unified", "compositional")
-        for backend in ("fused", "reference")
+        for backend in ("native", "fused", "reference")
         if rows * dim <= 16_000_000 or strategy != "full"
     ]
     return {
         **facts("fbgemm-gpu-cpu"),
         "note": "FBGEMM's CPU build runs on one thread.",
         "setting": {"features": features, "rows": rows, "batch": 4096, "zipf": 1.05, "kept_fraction": 0.1},
+        "steps": steps,
         "cells": cells,
     }
 
@@ -120,31 +132,19 @@ def measure(
 
 def raw_operator(emb: Any) -> Any:
     """FBGEMM's operator over tables of the same sizes as the layer's, lanes in the same order."""
-    from fbgemm_gpu.split_embedding_configs import EmbOptimType
-    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
-    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-        ComputeDevice,
-        SplitTableBatchedEmbeddingBagsCodegen,
-    )
-
     (group,) = emb.tables.groups
     names = list(dict.fromkeys(group.lanes))
     specs = [emb.tables.specs[name] for name in names]
-    operator = SplitTableBatchedEmbeddingBagsCodegen(
-        [(spec.rows, spec.width, EmbeddingLocation.HOST, ComputeDevice.CPU) for spec in specs],
-        feature_table_map=[names.index(name) for name in group.lanes],
-        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-        learning_rate=0.01,
-        eps=1e-8,
-        pooling_mode=PoolingMode.SUM,
-    )
-    operator.init_embedding_weights_uniform(-0.05, 0.05)
-    return operator
+    return operator([(spec.rows, spec.width) for spec in specs], [names.index(name) for name in group.lanes])
 
 
 def table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['date']}  {result['machine']}  {result['versions']}",
+        "",
+        "Tables alone, median ms of forward + update; × is how many times as long as native, turn by turn [range]",
+        *(_step_line(step) for step in result["steps"]),
+        "",
         f"{result['setting']}  median ms; ratio = (ours forward + update) / (FBGEMM by hand forward + update)",
         "",
         f"{'strategy':14}{'back end':11}{'D':>4}{'forward':>9}{'update':>9}{'(address)':>11}"
@@ -157,6 +157,19 @@ def table(result: dict[str, Any]) -> str:
             f"{cell['ratio']:8.2f}{cell['ratio_without_addressing']:14.2f}"
         )
     return "\n".join(lines)
+
+
+def _step_line(step: dict[str, Any]) -> str:
+    def shown(name: str) -> str:
+        one = step[name]
+        return f"{one['forward_ms']:.2f} + {one['update_ms']:.2f}"
+
+    others = (
+        f"{name} {shown(name)} ({step[name]['ratio']}× {step[name]['ratio_range']})"
+        for name in ("fbgemm", "fbgemm_two_threads", "torch")
+    )
+    own = f"native {shown('native')}, {step['limit']['native_ratio']}× the limit {shown('limit')}"
+    return f"D {step['dim']}, B {step['batch']}: {own}; " + "; ".join(others)
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ class EmbeddingConfig(Node):
     decay: float = Field(default=0.0, ge=0)
     seed: int = 0
     hash_seed: int = 0
-    backend: Literal["auto", "reference", "fused", "sharded"] = "auto"
+    backend: Literal["auto", "reference", "native", "fused", "sharded"] = "auto"
 
     _patterns = field_validator("strategy", mode="before")(as_patterns)
 

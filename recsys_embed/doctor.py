@@ -27,6 +27,7 @@ from packaging.requirements import Requirement
 
 from recsys_embed.chatter import hush, quiet
 from recsys_embed.errors import StackError
+from recsys_embed.native.library import find, load
 
 Status = Literal["ok", "missing", "mismatch", "broken"]
 PROBE_SECONDS = 180
@@ -171,13 +172,14 @@ def diagnose(*, installed: Installed | None = None, probe: Prober = probe_import
     components = [
         Component("python", "python", platform.python_version(), "ok"),
         *(_core(installed, name) for name in CORE),
+        _native(installed),
         _fbgemm(installed),
         _torchrec(installed),
         _mlflow(installed),
         _optuna(installed),
     ]
     components = [_wanted_by_others(installed, component) for component in components]
-    probes = probe([c.module for c in components if c.status == "ok" and c.name != "python"])
+    probes = probe([c.module for c in components if c.status == "ok" and c.name not in ("python", "native")])
     return [_probed(component, probes.get(component.module)) for component in components]
 
 
@@ -243,6 +245,21 @@ def _core(installed: Installed, name: str) -> Component:
     return Component(name, name, version, "ok")
 
 
+def _native(installed: Installed) -> Component:
+    """Our own kernels, and what holds tables on CPU."""
+    library = load()
+
+    def found(status: Status, message: str, mend: str | None = None) -> Component:
+        version = installed.version("recsys-embed")
+        return Component("native", "recsys-embed", version, status, message, mend, optional=True)
+
+    if not isinstance(library, str):
+        return found("ok", f"our own kernels hold tables on CPU, with {library.instructions} instructions")
+    others = "FBGEMM does" if _fbgemm(installed).status == "ok" else "plain PyTorch does"
+    again = f"install a C++ compiler, then {_python()} -m pip install --no-deps --force-reinstall recsys-embed"
+    return found("missing" if find() is None else "broken", f"{library}; {others} what they would, on CPU", again)
+
+
 def _fbgemm(installed: Installed) -> Component:
     builds = installed.fbgemm_builds()
     build = builds[0] if builds else CPU_BUILD
@@ -253,7 +270,7 @@ def _fbgemm(installed: Installed) -> Component:
         return Component("fbgemm", build, version, status, message, mend, optional=True)
 
     if version is None and installed.system != "linux":
-        return found("missing", f"no build for {installed.system}: the reference back end is used")
+        return found("missing", f"no build for {installed.system}: the native or the reference back end is used")
     if version is None:
         return found("missing", "the fused back end needs it", _pip(f"{build}=={trio.fbgemm}.*") if trio else None)
     if len(builds) == 2:  # what a plain `pip install torchrec` leads to; pip sees nothing wrong

@@ -30,7 +30,7 @@ from recsys_embed.tables.base import Request, Tables, UpdateRule
 from recsys_embed.tables.optimizer import Read, TablesOptimizer
 from recsys_embed.tables.reference import ReferenceTables
 
-BACKENDS = ("auto", "reference", "fused", "sharded")
+BACKENDS = ("auto", "reference", "native", "fused", "sharded")
 RULES = ("sgd", "adagrad", "rowwise_adagrad")
 
 
@@ -48,10 +48,11 @@ class EmbeddingLayer(nn.Module):
         decay: weight of the squared rows read in :meth:`penalty`, a mean over samples.
         seed: seed of the initial weights.
         hash_seed: seed of the hashes.
-        backend: ``"reference"``, ``"fused"`` (FBGEMM), ``"sharded"`` (TorchRec), or ``"auto"``: sharded in a process
-            group of several ranks, else fused where it can hold the tables without more than doubling their bytes by
-            padding. Used once :meth:`optimizer` is called; until then tables are ordinary parameters, except that
-            ``"sharded"`` allocates none before.
+        backend: ``"reference"``, ``"native"`` (our own kernels, on CPU), ``"fused"`` (FBGEMM), ``"sharded"``
+            (TorchRec), or ``"auto"``: sharded in a process group of several ranks, else native on CPU where its kernels
+            were built, else fused where it can hold the tables without more than doubling their bytes by padding. Used
+            once :meth:`optimizer` is called; until then tables are ordinary parameters, except that ``"sharded"``
+            allocates none before.
         sharding: which table lies where, on several ranks.
         shipped: an empty layer to load :meth:`shipped_state` into, for reading only. Tables are held as they are
             stored, in no more memory than that takes; a strategy that ships another form is replaced by it.
@@ -357,7 +358,15 @@ class EmbeddingLayer(nn.Module):
                 "'auto' or 'sharded', or leave the tables as parameters and wrap the model in DDP",
                 path="embedding.backend",
             )
-        if self.backend != "reference":
+        if self.backend in ("auto", "native"):
+            from recsys_embed.tables import native
+
+            why = native.refusal(self._sizes.device, self.tables.specs.values())
+            if why is None:
+                return native.NativeTables(self.tables, rule)
+            if self.backend == "native":
+                raise ConfigError(f"the native back end cannot hold these tables: {why}", path="embedding.backend")
+        if self.backend in ("auto", "fused"):
             from recsys_embed.tables.fused import FusedTables, extravagance, refusal
 
             why = refusal(self._sizes.device, self.tables.groups, self.tables.specs.values())

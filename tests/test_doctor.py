@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -271,7 +272,10 @@ def test_a_failed_import_becomes_a_stack_error(
 
 
 @pytest.mark.usefixtures("core")
-def test_rendering_names_faults_and_their_commands(install: Install, tmp_path: Path) -> None:
+def test_rendering_names_faults_and_their_commands(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "load", lambda: SimpleNamespace(instructions="AVX2"))
     install("torch", "2.12.0")
     install("fbgemm-gpu-cpu", "1.8.0", files=CPU_FILES)
     components, _ = diagnose(tmp_path)
@@ -279,6 +283,24 @@ def test_rendering_names_faults_and_their_commands(install: Install, tmp_path: P
     assert f"to mend: {components['fbgemm'].mend}" in text
     assert text.endswith("does not fit: fbgemm; optional and not installed: torchrec, mlflow, optuna")
     assert json.loads(json.dumps([c.as_dict() for c in components.values()]))[1]["name"] == "torch"
+
+
+@pytest.mark.usefixtures("core")
+def test_it_says_what_holds_tables_on_cpu(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("torch", "2.13.0+cpu")
+    monkeypatch.setattr(doctor, "load", lambda: SimpleNamespace(instructions="AVX2"))
+    native = diagnose(tmp_path)[0]["native"]
+    assert (native.status, native.message) == ("ok", "our own kernels hold tables on CPU, with AVX2 instructions")
+    monkeypatch.setattr(doctor, "load", lambda: "its kernels are not there")
+    monkeypatch.setattr(doctor, "find", lambda: None)
+    components, code = diagnose(tmp_path)
+    assert components["native"].status == "missing"
+    assert components["native"].message.startswith("its kernels are not there; plain PyTorch does what they would")
+    assert code == 0
+    install("fbgemm-gpu-cpu", "1.8.0", files=CPU_FILES)
+    assert "FBGEMM does what they would" in diagnose(tmp_path)[0]["native"].message
+    monkeypatch.setattr(doctor, "find", lambda: tmp_path)
+    assert diagnose(tmp_path)[0]["native"].status == "broken"
 
 
 def test_this_environment_fits() -> None:

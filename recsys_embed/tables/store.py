@@ -16,6 +16,7 @@ from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.errors import ConfigError, DataError
 from recsys_embed.tables.base import INIT_BLOCK, draw
 from recsys_embed.tables.gather import gather
+from recsys_embed.tables.pages import advise
 from recsys_embed.tables.rounding import TORCH_TYPES, add, dequantise, is_integer, nearest, noise_of, noise_seed
 from recsys_embed.tables.sums import add_rows
 
@@ -33,7 +34,7 @@ class Store(nn.Module):
         self.owner = {spec.name: place for place, spec in enumerate(specs)}
         ends = torch.tensor([spec.rows for spec in specs]).cumsum(0)
         self.starts: list[int] = [0, *ends.tolist()[:-1]]
-        weights = torch.empty(int(ends[-1]), specs[0].width, device=device)
+        weights = advise(torch.empty(int(ends[-1]), specs[0].width, device=device))
         for spec, start in zip(specs, self.starts, strict=True):
             if not weights.is_meta:
                 draw(weights[start : start + spec.rows], spec, seed)
@@ -61,7 +62,7 @@ class Store(nn.Module):
         """Store the weights, rounded to nearest, and state of zeros beside them."""
         weights = self.weights.detach()
         if self.dtype != torch.float32:
-            weights = torch.empty_like(weights, dtype=self.dtype)
+            weights = advise(torch.empty_like(weights, dtype=self.dtype))
             for spec, start in zip(self.specs, self.starts, strict=True):
                 for block in range(start, start + spec.rows, INIT_BLOCK):  # no second copy of a large table in float
                     part = slice(block, min(block + INIT_BLOCK, start + spec.rows))
@@ -76,7 +77,9 @@ class Store(nn.Module):
         """Hold stored weights in the place of the parameter."""
         del self.weights
         self.register_buffer("weights", weights)
-        self.register_buffer("state", torch.zeros(weights.shape[0], state_width, device=weights.device))
+        self.register_buffer(
+            "state", advise(weights.new_empty(weights.shape[0], state_width, dtype=torch.float32)).zero_()
+        )
 
     # --- rows ------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from recsys_embed.config import (
     UnifiedConfig,
 )
 from recsys_embed.ids import Ids
+from recsys_embed.tables import native
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
 from recsys_embed.training import checkpoints as store
 
@@ -254,7 +255,9 @@ def test_fused_tables_refuse_to_move(device: str):
         emb.double()
 
 
-def test_auto_leaves_alone_what_padding_would_multiply():
+def test_auto_leaves_alone_what_padding_would_multiply(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(native, "load", lambda: "no native back end")
+
     def tables(strategy: StrategyNode, backend: str) -> str:
         emb = EmbeddingLayer(FEATURES, 4, strategy=strategy, budget=0.5, exact=(), backend=backend)
         emb.optimizer("rowwise_adagrad", lr=0.1)

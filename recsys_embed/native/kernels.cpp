@@ -1,0 +1,304 @@
+// The CPU kernels of recsys_embed: rows read into vectors, and updated by summed gradients.
+//
+// A plain C interface for ctypes: neither Python nor torch is included, so that one build fits any of their versions.
+// One binary holds the code of several instruction sets; the caller names the one to run.
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define ABI 1  // recsys_embed/native/library.py has the same number: it changes with any signature below
+
+namespace {
+
+struct OutOfMemory {};
+
+enum Rule { SGD = 0, ADAGRAD = 1, ROWWISE_ADAGRAD = 2 };
+
+// The bags that are asked for: rows [L, B], or jagged with offsets [L * B + 1] and perhaps factors [M].
+struct Request {
+    const void* weights;  // the store: rows of all its tables, one below the other
+    const int64_t* starts;  // of each lane: the first row of its table in the store,
+    const int64_t* sizes;  // how many rows the table has,
+    const float* scales;
+    const float* midpoints;  // and what its integers stand for
+    int64_t lanes, batch, width;
+    const void* rows;  // int64 where wide, else int32
+    int64_t wide;
+    int64_t count;  // M
+    const int64_t* offsets;
+    const float* factors;
+};
+
+struct Reading {
+    float* out;  // [B, L, W]
+    bool stream;  // past the caches
+};
+
+struct Updating {
+    void* weights;
+    float* state;
+    const float* gradient;  // [B, L, W]
+    int rule;
+    float rate, eps;  // rate: minus the learning rate
+    uint64_t step;
+    const uint64_t* seeds;  // of each lane: its table's rounding noise
+    const int64_t* order;  // lanes, table by table
+    const int64_t* bounds;  // where each table's begin
+    const int64_t* occurrences;  // of each table
+};
+
+struct Kernels {
+    int64_t (*check)(const Request&, int64_t lane);
+    void (*read)(const Request&, const Reading&, int64_t lane, int64_t first, int64_t last);
+    void (*read_bags)(const Request&, const Reading&, int64_t lane, int64_t first, int64_t last);
+    void (*update)(const Request&, const Updating&, int64_t table, uint64_t part, uint64_t parts);
+};
+
+constexpr int64_t AHEAD = 16;  // rows that are fetched before they are needed
+constexpr int64_t NEXT = 8;  // samples whose gradients are
+constexpr int64_t BUCKETS = 2048;  // of the sort
+constexpr uint64_t EMPTY = ~uint64_t(0);
+constexpr uint64_t GOLDEN = 0x9E3779B1u;
+constexpr uint64_t NOISE_MASK = (1u << 23) - 1;
+constexpr float NOISE_UNIT = 1.0f / (1 << 23);
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+INLINE float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+INLINE uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// The finaliser of recsys_embed/hashing.py.
+INLINE uint64_t mix(uint64_t bits) {
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9u;
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EBu;
+    return bits ^ bits >> 31;
+}
+
+#define PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define INDEPENDENT PRAGMA(clang loop vectorize(assume_safety))
+#define TARGET_BEGIN(isa) PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define TARGET_END PRAGMA(clang attribute pop)
+#else
+#define INDEPENDENT PRAGMA(GCC ivdep)
+#define TARGET_BEGIN(isa) PRAGMA(GCC push_options) PRAGMA(GCC target(isa))
+#define TARGET_END PRAGMA(GCC pop_options)
+#endif
+
+// A line of 64 bytes, past the caches; both ends are aligned to it.
+namespace base {
+#if defined(__x86_64__)
+#define STREAM_64(to, from) \
+    for (int q = 0; q < 16; q += 4) _mm_stream_ps((to) + q, _mm_loadu_ps((from) + q))
+#else
+#define STREAM_64(to, from) memcpy(to, from, 64)
+#endif
+#include "rows.h"
+#undef STREAM_64
+}  // namespace base
+
+#if defined(__x86_64__)
+TARGET_BEGIN("avx2,prfchw")
+namespace avx2 {
+#define STREAM_64(to, from)                              \
+    (_mm256_stream_ps(to, _mm256_loadu_ps(from)), \
+     _mm256_stream_ps((to) + 8, _mm256_loadu_ps((from) + 8)))
+#include "rows.h"
+#undef STREAM_64
+}  // namespace avx2
+TARGET_END
+
+TARGET_BEGIN("avx2,prfchw,avx512f,avx512bw,avx512dq,avx512vl")
+namespace avx512 {
+#define STREAM_64(to, from) _mm512_stream_ps(to, _mm512_loadu_ps(from))
+#include "rows.h"
+#undef STREAM_64
+}  // namespace avx512
+TARGET_END
+#endif
+
+Kernels kernels_of(int level, int type, int64_t width) {
+#if defined(__x86_64__)
+    if (level == 2) return avx512::select(type, width);
+    if (level == 1) return avx2::select(type, width);
+#endif
+    (void)level;
+    return base::select(type, width);
+}
+
+// --- threads -------------------------------------------------------------------------------------------------
+
+// Tasks 0 to count - 1, each done by whichever thread comes first. What they write does not overlap.
+template <class TASK>
+struct Job {
+    const TASK& task;
+    int64_t count;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
+
+    static void work(void* job) {
+        auto& self = *static_cast<Job*>(job);
+        for (int64_t one; (one = self.next.fetch_add(1, std::memory_order_relaxed)) < self.count;) try {
+                self.task(one);
+            } catch (const OutOfMemory&) {
+                self.failed = true;
+            }
+    }
+};
+
+#if defined(__linux__)
+// Where torch has loaded OpenMP its threads are taken: others would contend with them for the cores.
+extern "C" __attribute__((weak)) void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned);
+#endif
+
+// Whether all tasks were done.
+template <class TASK>
+bool run(int64_t threads, int64_t count, const TASK& task) {
+    Job<TASK> job{task, count};
+    if (threads > count) threads = count;
+    if (threads < 2) {
+        Job<TASK>::work(&job);
+        return !job.failed;
+    }
+#if defined(__linux__)
+    if (GOMP_parallel) {
+        GOMP_parallel(Job<TASK>::work, &job, unsigned(threads), 0);
+        return !job.failed;
+    }
+#endif
+    std::vector<std::thread> others;
+    for (int64_t one = 1; one < threads; one++) others.emplace_back(Job<TASK>::work, &job);
+    Job<TASK>::work(&job);
+    for (auto& other : others) other.join();
+    return !job.failed;
+}
+
+// A thread more than there is work for costs more than it saves.
+int64_t worthwhile(int64_t threads, int64_t floats) {
+    int64_t most = 1 + floats / 16384;
+    return threads < most ? threads : most;
+}
+
+constexpr int64_t FINE = -1, NO_MEMORY = -0x7FFFFFFFFFFFFFFF;
+
+int64_t check(const Kernels& kernels, const Request& asked, int64_t threads) {
+    if (asked.offsets) {
+        const int64_t bags = asked.lanes * asked.batch;
+        if (asked.offsets[0] != 0) return -2;
+        if (asked.offsets[bags] != asked.count) return -2 - bags;
+    }
+    std::atomic<bool> fine{true};
+    run(threads, asked.lanes, [&](int64_t lane) {
+        if (kernels.check(asked, lane) != FINE) fine = false;
+    });
+    for (int64_t lane = 0; !fine; lane++) {  // again, to name the first
+        int64_t found = kernels.check(asked, lane);
+        if (found != FINE) return found;
+    }
+    return FINE;
+}
+
+}  // namespace
+
+extern "C" {
+
+#if defined(_WIN32)
+#define PUBLIC __declspec(dllexport)
+#else
+#define PUBLIC __attribute__((visibility("default")))
+#endif
+
+PUBLIC int64_t recsys_embed_abi() { return ABI; }
+
+// The best instruction set that this processor has code for: 0 its baseline, 1 AVX2, 2 AVX-512.
+PUBLIC int64_t recsys_embed_level() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return 2;
+    if (__builtin_cpu_supports("avx2")) return 1;
+#endif
+    return 0;
+}
+
+// Both return -1; or the first occurrence whose row the table does not have, -2 - bag where offsets do not rise from 0
+// to M there, or NO_MEMORY. No row is read or changed then, save where memory ends within an update.
+
+PUBLIC int64_t recsys_embed_read(
+    int64_t level, int64_t threads, int64_t type, const Request* asked, float* out, int64_t stream) {
+    const int64_t lanes = asked->lanes, batch = asked->batch;
+    if (lanes == 0) return FINE;
+    const Kernels kernels = kernels_of(int(level), int(type), asked->width);
+    threads = worthwhile(threads, asked->count * asked->width);
+    int64_t bad = check(kernels, *asked, threads);
+    if (bad != FINE || batch == 0) return bad;
+    const bool whole_lines = asked->width % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
+    const Reading reading{out, stream && whole_lines};
+    const int64_t pieces = threads < 2 ? 1 : 1 + (4 * threads - 1) / lanes;
+    const int64_t samples = (batch + pieces - 1) / pieces;
+    auto kernel = asked->offsets ? kernels.read_bags : kernels.read;
+    run(threads, lanes * pieces, [&](int64_t task) {
+        const int64_t first = task % pieces * samples, last = first + samples < batch ? first + samples : batch;
+        if (first < last) kernel(*asked, reading, task / pieces, first, last);
+#if defined(__x86_64__)
+        if (reading.stream) _mm_sfence();
+#endif
+    });
+    return FINE;
+}
+
+PUBLIC int64_t recsys_embed_update(
+    int64_t level, int64_t threads, int64_t type, const Request* asked, void* weights, float* state,
+    const float* gradient, int64_t rule, float rate, float eps, int64_t step, const int64_t* seeds, const int64_t* order,
+    const int64_t* bounds, int64_t tables) {
+    const Kernels kernels = kernels_of(int(level), int(type), asked->width);
+    threads = worthwhile(threads, asked->count * asked->width);
+    int64_t bad = check(kernels, *asked, threads);
+    if (bad != FINE || asked->batch == 0) return bad;
+    std::vector<int64_t> occurrences(static_cast<size_t>(tables));
+    for (int64_t table = 0; table < tables; table++)
+        for (int64_t place = bounds[table]; place < bounds[table + 1]; place++) {
+            const int64_t first = order[place] * asked->batch, last = first + asked->batch;
+            occurrences[size_t(table)] += asked->offsets ? asked->offsets[last] - asked->offsets[first] : asked->batch;
+        }
+    const Updating updating{
+        weights, state, gradient, int(rule), rate, eps, uint64_t(step), reinterpret_cast<const uint64_t*>(seeds), order,
+        bounds, occurrences.data()};
+    // A table with more than its share of the work is cut into parts by a hash of the row.
+    struct Task {
+        int64_t table;
+        uint64_t part, parts;
+    };
+    std::vector<Task> tasks;
+    for (int64_t table = 0; table < tables; table++) {
+        const int64_t share = asked->count / (2 * threads) + 1;
+        int64_t parts = (occurrences[size_t(table)] + share - 1) / share;
+        parts = threads < 2 || parts < 1 ? 1 : parts > threads ? threads : parts;
+        for (int64_t part = 0; part < parts; part++) tasks.push_back({table, uint64_t(part), uint64_t(parts)});
+    }
+    bool done = run(threads, int64_t(tasks.size()), [&](int64_t one) {
+        const Task& task = tasks[size_t(one)];
+        kernels.update(*asked, updating, task.table, task.part, task.parts);
+    });
+    return done ? FINE : NO_MEMORY;
+}
+
+}  // extern "C"

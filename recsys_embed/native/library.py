@@ -1,0 +1,83 @@
+"""The compiled kernels: where they are, whether they fit, and which instruction set they run.
+
+They are loaded by ctypes, which releases the GIL for the time of a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import POINTER, c_float, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+OVERRIDE = "RECSYS_EMBED_KERNELS"
+"""An environment variable: the path of the kernels to load instead of those that were built with the package."""
+
+ABI = 1
+"""Of the signatures below; kernels.cpp has the same number."""
+
+LEVELS = ("baseline", "AVX2", "AVX-512")
+
+
+class Request(ctypes.Structure):
+    """What is asked for, as kernels.cpp has it."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("weights", "starts", "sizes", "scales", "midpoints")),
+        *((name, c_int64) for name in ("lanes", "batch", "width")),
+        ("rows", c_void_p),
+        *((name, c_int64) for name in ("wide", "count")),
+        *((name, c_void_p) for name in ("offsets", "factors")),
+    )
+
+
+class Library:
+    """The functions of one compiled file.
+
+    Raises:
+        OSError: it cannot be loaded.
+        ImportError: it was built from other sources than these.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        functions = ctypes.CDLL(str(path))
+        self.read = functions.recsys_embed_read
+        self.update = functions.recsys_embed_update
+        for function in (functions.recsys_embed_abi, functions.recsys_embed_level, self.read, self.update):
+            function.restype = c_int64
+        self.read.argtypes = [c_int64, c_int64, c_int64, POINTER(Request), c_void_p, c_int64]
+        self.update.argtypes = [
+            *(c_int64, c_int64, c_int64, POINTER(Request), c_void_p, c_void_p, c_void_p),
+            *(c_int64, c_float, c_float, c_int64, c_void_p, c_void_p, c_void_p, c_int64),
+        ]
+        if functions.recsys_embed_abi() != ABI:
+            raise ImportError(f"{path} was built from other sources: build it again")
+        self.best_level: int = functions.recsys_embed_level()
+        self.level = self.best_level
+
+    @property
+    def instructions(self) -> str:
+        """The instruction set that runs."""
+        return LEVELS[self.level]
+
+
+@cache
+def load() -> Library | str:
+    """The library, or why there is none."""
+    path = find()
+    if path is None:
+        return "its kernels were not built: there was no C++ compiler"
+    try:
+        return Library(path)
+    except (OSError, ImportError, AttributeError) as error:
+        return f"its kernels cannot be loaded: {error}"
+
+
+def find() -> Path | None:
+    """The compiled file, if there is one."""
+    if OVERRIDE in os.environ:
+        return Path(os.environ[OVERRIDE])
+    built = Path(__file__).parent.glob("_kernels.*")  # of several Pythons, which all can load it
+    return max(built, key=lambda path: path.stat().st_mtime, default=None)

@@ -1,0 +1,130 @@
+"""The kernels as torch operators: ``recsys_embed::read_rows`` and ``recsys_embed::update_rows``, on CPU.
+
+Shapes: L lanes, B samples, W width, M occurrences, S width of the optimizer's state, T tables, n rows of a store.
+
+The store holds the rows of several tables, one below the other. ``lanes [3, L]`` (int64) are, for each lane, the first
+row of its table in the store, the number of its rows, and the seed of its rounding noise; ``grids [2, L]`` (float32)
+the scale and the midpoint of its integers. Rows and bags are those of :class:`recsys_embed.tables.base.Request`; rows
+are int32 or int64, -1 is absent.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recsys_embed.native.library import Library, Request, load
+
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.int16: 4}
+"""Of stores, by their number in kernels.cpp."""
+
+RULES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2}
+
+FINE, NO_MEMORY = -1, -(2**63) + 1
+
+_NAMESPACE = torch.library.Library("recsys_embed", "DEF")
+_NAMESPACE.define(
+    "read_rows(Tensor(a!) out, Tensor store, Tensor lanes, Tensor grids, int batch, Tensor rows, Tensor? offsets, "
+    "Tensor? weights, bool stream) -> int"
+)
+_NAMESPACE.define(
+    "update_rows(Tensor(a!) store, Tensor(b!) state, Tensor lanes, Tensor grids, Tensor order, Tensor bounds, "
+    "int batch, Tensor rows, Tensor? offsets, Tensor? weights, Tensor gradient, str rule, float lr, float eps, int step"
+    ") -> int"
+)
+
+
+def _read_rows(
+    out: Tensor,
+    store: Tensor,
+    lanes: Tensor,
+    grids: Tensor,
+    batch: int,
+    rows: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    stream: bool,
+) -> int:
+    """Write the pooled rows to ``out [B, L, W]`` (float32), with ``stream`` past the caches.
+
+    Returns:
+        -1; or, with nothing read, the first occurrence whose row its table does not have, or -2 - bag where offsets do
+        not rise from 0 to M.
+    """
+    library = _library()
+    asked = _request(store, lanes, grids, batch, rows, offsets, weights)
+    return int(
+        library.read(library.level, torch.get_num_threads(), TYPES[store.dtype], asked, out.data_ptr(), int(stream))
+    )
+
+
+def _update_rows(
+    store: Tensor,
+    state: Tensor,
+    lanes: Tensor,
+    grids: Tensor,
+    order: Tensor,
+    bounds: Tensor,
+    batch: int,
+    rows: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    gradient: Tensor,
+    rule: str,
+    lr: float,
+    eps: float,
+    step: int,
+) -> int:
+    """Update every row once by the sum of its gradients, from ``gradient [B, L, W]``.
+
+    ``order [L]`` are the lanes, table by table; ``bounds [T + 1]`` where those of each table begin; ``state [n, S]``.
+
+    Returns:
+        As ``read_rows``, with no row changed.
+    """
+    library = _library()
+    asked = _request(store, lanes, grids, batch, rows, offsets, weights)
+    found = library.update(
+        *(library.level, torch.get_num_threads(), TYPES[store.dtype], asked),
+        *(store.data_ptr(), state.data_ptr(), gradient.data_ptr()),
+        *(RULES[rule], -lr, eps, step),
+        *(lanes.data_ptr() + 2 * 8 * lanes.shape[1], order.data_ptr(), bounds.data_ptr(), bounds.numel() - 1),
+    )
+    if found == NO_MEMORY:
+        raise MemoryError("no memory to sum gradients in: some rows may have been updated, and others not")
+    return int(found)
+
+
+def _request(
+    store: Tensor,
+    lanes: Tensor,
+    grids: Tensor,
+    batch: int,
+    rows: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+) -> Request:
+    count = lanes.shape[1]
+    starts, scales = lanes.data_ptr(), grids.data_ptr()
+    return Request(
+        *(store.data_ptr(), starts, starts + 8 * count, scales, scales + 4 * count),
+        *(count, batch, store.shape[1]),
+        *(rows.data_ptr(), int(rows.dtype == torch.int64), rows.numel()),
+        *(None if one is None else one.data_ptr() for one in (offsets, weights)),
+    )
+
+
+def _library() -> Library:
+    library = load()
+    if isinstance(library, str):
+        raise RuntimeError(library)
+    return library
+
+
+_NAMESPACE.impl("read_rows", _read_rows, "CPU")
+_NAMESPACE.impl("update_rows", _update_rows, "CPU")
+torch.library.register_fake("recsys_embed::read_rows", lambda *args: FINE, lib=_NAMESPACE)
+torch.library.register_fake("recsys_embed::update_rows", lambda *args: FINE, lib=_NAMESPACE)
+
+read_rows = torch.ops.recsys_embed.read_rows.default
+update_rows = torch.ops.recsys_embed.update_rows.default

@@ -1,0 +1,411 @@
+// Reading and updating rows, written once and compiled for each instruction set in a namespace of its own.
+//
+// kernels.cpp includes this file several times; it includes nothing itself. Floating-point contraction is off and sums
+// have a fixed order, so that every instruction set, and any number of threads, gives the same bits.
+//
+// Shapes: L lanes, B samples, W width, M occurrences. Rows count within a lane's table; -1 is absent.
+
+// --- stored types --------------------------------------------------------------------------------------------
+
+struct Fp32 {
+    using Stored = float;
+    static constexpr bool rounds = false;
+    static float load(Stored value, float, float) { return value; }
+    static Stored add(Stored value, float change, float, float) { return value + change; }
+};
+
+// What stored + change becomes, as a multiple of the spacing of half floats around it: see tables/rounding.py.
+template <int BITS, int LEAST>
+static inline float add_half(float value, float change, float noise, float largest) {
+    float sum = value + change;
+    sum = sum > largest ? largest : sum < -largest ? -largest : sum;
+    int exponent = int(bits_of(sum) >> 23 & 255) - 127;
+    if (exponent < LEAST) exponent = LEAST;
+    float unit = float_of(uint32_t(exponent + 127) << 23) * float_of(uint32_t(127 - BITS) << 23);
+    float steps = sum / unit, whole = __builtin_floorf(steps);
+    sum = (whole + (steps - whole > noise ? 1.0f : 0.0f)) * unit;
+    return sum > largest ? largest : sum < -largest ? -largest : sum;
+}
+
+struct Bf16 {
+    using Stored = uint16_t;
+    static constexpr bool rounds = true;
+    static float load(Stored value, float, float) { return float_of(uint32_t(value) << 16); }
+    static Stored add(Stored value, float change, float noise, float) {
+        return Stored(bits_of(add_half<7, -126>(load(value, 0, 0), change, noise, float_of(0x7F7F0000u))) >> 16);
+    }
+};
+
+struct Fp16 {
+    using Stored = uint16_t;
+    static constexpr bool rounds = true;
+    static float load(Stored value, float, float) {
+        uint32_t magnitude = uint32_t(value & 0x7FFF) << 13;
+        float scaled = float_of(magnitude) * float_of(0x77800000u);  // 2^112, which makes up for the exponents' biases
+        uint32_t bits = magnitude >= 0x0F800000u ? magnitude | 0x7F800000u : bits_of(scaled);
+        return float_of(bits | uint32_t(value & 0x8000) << 16);
+    }
+    // The sum is one of the half floats already: no bit is lost here.
+    static Stored add(Stored value, float change, float noise, float) {
+        float sum = add_half<10, -14>(load(value, 0, 0), change, noise, 65504.0f);
+        uint32_t magnitude = bits_of(sum) & 0x7FFFFFFFu;
+        float scaled = float_of(magnitude) * float_of(0x07800000u);  // 2^-112
+        uint32_t half = magnitude > 0x7F800000u ? 0x7E00u : bits_of(scaled) >> 13;
+        return Stored(half | (bits_of(sum) >> 16 & 0x8000u));
+    }
+};
+
+template <class INTEGER, int LOW, int HIGH>
+struct Grid {
+    using Stored = INTEGER;
+    static constexpr bool rounds = true;
+    static float load(Stored value, float scale, float midpoint) { return float(value) * scale + midpoint; }
+    static Stored add(Stored value, float change, float noise, float scale) {
+        float steps = change / scale, whole = __builtin_floorf(steps);
+        float sum = whole + (steps - whole > noise ? 1.0f : 0.0f) + float(value);
+        sum = sum > HIGH ? HIGH : sum > LOW ? sum : float(LOW);  // what is not a number becomes LOW
+        return Stored(sum);
+    }
+};
+
+// --- what is asked for ---------------------------------------------------------------------------------------
+
+static inline int64_t row_at(const Request& asked, int64_t place) {
+    return asked.wide ? static_cast<const int64_t*>(asked.rows)[place] : static_cast<const int32_t*>(asked.rows)[place];
+}
+
+template <class INDEX>
+static inline int64_t first_outside(const INDEX* rows, int64_t begin, int64_t end, int64_t size) {
+    bool bad = false;
+    for (int64_t i = begin; i < end; i++) bad |= (rows[i] < -1) | (int64_t(rows[i]) >= size);
+    if (bad)
+        for (int64_t i = begin; i < end; i++)
+            if (rows[i] < -1 || int64_t(rows[i]) >= size) return i;
+    return -1;
+}
+
+// The first occurrence of a lane whose row its table does not have, or -1; offsets that do not rise are -2 - their bag.
+static int64_t check_lane(const Request& asked, int64_t lane) {
+    int64_t begin = lane * asked.batch, end = begin + asked.batch;
+    if (asked.offsets) {
+        const int64_t* offsets = asked.offsets;
+        for (int64_t bag = begin; bag < end; bag++)
+            if (offsets[bag] < 0 || offsets[bag] > offsets[bag + 1] || offsets[bag + 1] > asked.count) return -2 - bag;
+        begin = offsets[begin];
+        end = offsets[end];
+    }
+    int64_t size = asked.sizes[lane];
+    return asked.wide ? first_outside(static_cast<const int64_t*>(asked.rows), begin, end, size)
+                      : first_outside(static_cast<const int32_t*>(asked.rows), begin, end, size);
+}
+
+// Fetch `width` values that lie `at` values from the base: anywhere, for nothing is read.
+template <int WRITE, class T>
+INLINE void fetch(const T* base, int64_t at, int64_t width) {
+    const int64_t bytes = width * int64_t(sizeof(T));
+    const auto* line = reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(base) + uintptr_t(at) * sizeof(T));
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, WRITE);
+    if (bytes % 64) __builtin_prefetch(line + bytes - 1, WRITE);
+}
+
+// Loops over a row are functions of their own: `restrict` lets the compiler keep a row in registers.
+
+template <class S>
+INLINE void copy_row(
+    float* __restrict to, const typename S::Stored* __restrict from, int64_t width, float scale, float midpoint) {
+    INDEPENDENT
+    for (int64_t c = 0; c < width; c++) to[c] = S::load(from[c], scale, midpoint);
+}
+
+template <class S>
+INLINE void add_row(
+    float* __restrict to, const typename S::Stored* __restrict from, int64_t width, float scale, float midpoint,
+    float factor) {
+    INDEPENDENT
+    for (int64_t c = 0; c < width; c++) to[c] += factor * S::load(from[c], scale, midpoint);
+}
+
+// --- reading -------------------------------------------------------------------------------------------------
+
+// Samples [first, last) of one lane, a row each.
+template <class S, int WIDTH>
+static void read_rows(const Request& asked, const Reading& to, int64_t lane, int64_t first, int64_t last) {
+    const int64_t width = WIDTH ? WIDTH : asked.width;
+    const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
+    const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
+    const int64_t begin = lane * asked.batch, step = asked.lanes * width;
+    float* out = to.out + first * step + lane * width;
+    for (int64_t b = first; b < last; b++, out += step) {
+        if (b + AHEAD < last) fetch<0>(table, row_at(asked, begin + b + AHEAD) * width, width);
+        int64_t row = row_at(asked, begin + b);
+        if (row < 0) {
+            for (int64_t c = 0; c < width; c++) out[c] = 0;
+            continue;
+        }
+        const auto* stored = table + row * width;
+        if (!S::rounds && to.stream) {
+            for (int64_t c = 0; c < width; c += 16) STREAM_64(out + c, reinterpret_cast<const float*>(stored) + c);
+        } else {
+            copy_row<S>(out, stored, width, scale, midpoint);
+        }
+    }
+}
+
+// Bags of samples [first, last) of one lane: the sums of their rows, perhaps weighted.
+template <class S, int WIDTH>
+static void read_bags(const Request& asked, const Reading& to, int64_t lane, int64_t first, int64_t last) {
+    const int64_t width = WIDTH ? WIDTH : asked.width;
+    const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
+    const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
+    const int64_t* offsets = asked.offsets + lane * asked.batch;
+    const int64_t step = asked.lanes * width, end = offsets[last];
+    float* out = to.out + first * step + lane * width;
+    for (int64_t b = first; b < last; b++, out += step) {
+        for (int64_t c = 0; c < width; c++) out[c] = 0;
+        for (int64_t i = offsets[b]; i < offsets[b + 1]; i++) {
+            if (i + AHEAD < end) fetch<0>(table, row_at(asked, i + AHEAD) * width, width);
+            int64_t row = row_at(asked, i);
+            if (row < 0) continue;
+            add_row<S>(out, table + row * width, width, scale, midpoint, asked.factors ? asked.factors[i] : 1.0f);
+        }
+    }
+}
+
+// --- updating ------------------------------------------------------------------------------------------------
+
+template <class T>
+struct Buffer {
+    T* data = nullptr;
+    int64_t room = 0;
+
+    void reserve(int64_t size) {
+        if (size <= room) return;
+        int64_t more = size > 2 * room ? size : 2 * room;
+        void* grown = realloc(data, size_t(more) * sizeof(T));
+        if (!grown) throw OutOfMemory();
+        data = static_cast<T*>(grown);
+        room = more;
+    }
+    ~Buffer() { free(data); }
+};
+
+// The distinct rows of a table in the order of their first occurrence. Open addressing: a cell holds a row and its place
+// among them. Of a table of few rows every row has a cell of its own.
+struct Distinct {
+    Buffer<uint64_t> cells;
+    Buffer<uint32_t> rows;
+    int64_t count, mask;
+    bool direct;
+
+    void begin(int64_t expected, int64_t size) {
+        int64_t room = 64;
+        while (room < 2 * expected) room *= 2;
+        direct = size <= room;
+        mask = (direct ? size : room) - 1;
+        cells.reserve(mask + 1);
+        memset(cells.data, 0xFF, size_t(mask + 1) * sizeof(uint64_t));
+        count = 0;
+    }
+
+    int64_t cell_of(uint32_t row) const { return direct ? int64_t(row) : int64_t(mix(row) & uint64_t(mask)); }
+
+    void grow() {
+        mask = 2 * mask + 1;
+        cells.reserve(mask + 1);
+        memset(cells.data, 0xFF, size_t(mask + 1) * sizeof(uint64_t));
+        for (int64_t place = 0; place < count; place++) {
+            int64_t cell = cell_of(rows.data[place]);
+            while (cells.data[cell] != EMPTY) cell = (cell + 1) & mask;
+            cells.data[cell] = uint64_t(rows.data[place]) << 32 | uint64_t(place);
+        }
+    }
+
+    int32_t place_of(uint32_t row) {
+        int64_t cell = cell_of(row);
+        while (cells.data[cell] != EMPTY) {
+            if (uint32_t(cells.data[cell] >> 32) == row) return int32_t(uint32_t(cells.data[cell]));
+            cell = (cell + 1) & mask;
+        }
+        cells.data[cell] = uint64_t(row) << 32 | uint64_t(count);
+        rows.reserve(count + 1);
+        rows.data[count] = row;
+        const auto place = int32_t(count++);
+        if (!direct && 2 * count > mask) grow();
+        return place;
+    }
+};
+
+// Rows with their places in about rising order, by one counting sort of their leading bits: neighbouring rows are
+// updated about twice as fast as scattered ones.
+struct Rising {
+    Buffer<uint64_t> pairs;
+
+    void sort(const Distinct& distinct, int64_t size) {
+        int shift = 0;
+        while ((size - 1) >> shift >= BUCKETS) shift++;
+        int64_t ends[BUCKETS] = {};
+        for (int64_t p = 0; p < distinct.count; p++) ends[distinct.rows.data[p] >> shift]++;
+        for (int64_t bucket = 0, begin = 0; bucket < BUCKETS; bucket++) {
+            const int64_t inside = ends[bucket];
+            ends[bucket] = begin;
+            begin += inside;
+        }
+        pairs.reserve(distinct.count);
+        for (int64_t p = 0; p < distinct.count; p++) {
+            const uint32_t row = distinct.rows.data[p];
+            pairs.data[ends[row >> shift]++] = uint64_t(row) << 32 | uint64_t(p);
+        }
+    }
+
+    uint32_t row(int64_t at) const { return uint32_t(pairs.data[at] >> 32); }
+    uint32_t place(int64_t at) const { return uint32_t(pairs.data[at]); }
+};
+
+// A thread keeps its memory: no pages are asked for anew in every step.
+struct Scratch {
+    Distinct distinct;
+    Rising rising;
+    Buffer<int32_t> places;
+    Buffer<float> sums;
+    Buffer<float> noise;
+};
+
+static Scratch& scratch() {
+    static thread_local Scratch own;
+    return own;
+}
+
+// Sixteen sums side by side, then a tree: the same order on every instruction set.
+static inline float squares(const float* values, int64_t width) {
+    float sums[16] = {};
+    int64_t c = 0;
+    for (; c + 16 <= width; c += 16)
+        for (int i = 0; i < 16; i++) sums[i] += values[c + i] * values[c + i];
+    for (int i = 0; c + i < width; i++) sums[i] += values[c + i] * values[c + i];
+    for (int i = 0; i < 8; i++) sums[i] += sums[i + 8];
+    for (int i = 0; i < 4; i++) sums[i] += sums[i + 4];
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+static inline void draw_noise(float* noise, uint64_t key, int64_t width) {
+    for (int64_t pair = 0; 2 * pair < width; pair++) {
+        uint64_t bits = mix(key + uint64_t(pair));
+        noise[2 * pair] = (float(int32_t(bits & NOISE_MASK)) + 0.5f) * NOISE_UNIT;
+        noise[2 * pair + 1] = (float(int32_t(bits >> 32 & NOISE_MASK)) + 0.5f) * NOISE_UNIT;
+    }
+}
+
+template <class S, int WIDTH>
+static inline void apply(
+    const Updating& by, typename S::Stored* __restrict weights, float* __restrict state, const float* __restrict gradient,
+    const float* __restrict noise, int64_t width, float scale) {
+    if (WIDTH) width = WIDTH;
+    if (by.rule == ADAGRAD) {
+        INDEPENDENT
+        for (int64_t c = 0; c < width; c++) {
+            float sum = state[c] + gradient[c] * gradient[c];
+            state[c] = sum;
+            float change = gradient[c] / (__builtin_sqrtf(sum) + by.eps) * by.rate;
+            weights[c] = S::add(weights[c], change, S::rounds ? noise[c] : 0, scale);
+        }
+        return;
+    }
+    float divisor = 1;
+    if (by.rule == ROWWISE_ADAGRAD) {
+        float sum = *state + squares(gradient, width) / float(width);
+        *state = sum;
+        divisor = __builtin_sqrtf(sum) + by.eps;
+    }
+    INDEPENDENT
+    for (int64_t c = 0; c < width; c++)
+        weights[c] = S::add(weights[c], gradient[c] / divisor * by.rate, S::rounds ? noise[c] : 0, scale);
+}
+
+// Calls `each` for every occurrence of a table's rows: samples in order, or bags in order, lane by lane.
+template <class EACH>
+INLINE void visit(const Request& asked, const Updating& by, int64_t table, int64_t width, const EACH& each) {
+    const int64_t* lanes = by.order + by.bounds[table];
+    const int64_t count = by.bounds[table + 1] - by.bounds[table], step = asked.lanes * width;
+    if (!asked.offsets) {
+        for (int64_t b = 0; b < asked.batch; b++)
+            for (int64_t l = 0; l < count; l++)
+                each(lanes[l] * asked.batch + b, b * step + lanes[l] * width, 1.0f);
+        return;
+    }
+    for (int64_t l = 0; l < count; l++) {
+        const int64_t* offsets = asked.offsets + lanes[l] * asked.batch;
+        for (int64_t b = 0; b < asked.batch; b++)
+            for (int64_t i = offsets[b]; i < offsets[b + 1]; i++)
+                each(i, b * step + lanes[l] * width, asked.factors ? asked.factors[i] : 1.0f);
+    }
+}
+
+// Rows of one table whose hash falls into a part of all: summed in the order of occurrence, then updated once.
+template <class S, int WIDTH>
+static void update_rows(const Request& asked, const Updating& by, int64_t table, uint64_t part, uint64_t parts) {
+    const int64_t width = WIDTH ? WIDTH : asked.width, lane = by.order[by.bounds[table]];
+    Scratch& own = scratch();
+    Distinct& distinct = own.distinct;
+    distinct.begin(by.occurrences[table] / int64_t(parts), asked.sizes[lane]);
+    own.places.reserve(by.occurrences[table]);
+    int32_t* place = own.places.data;
+    visit(asked, by, table, width, [&](int64_t i, int64_t, float) {
+        const int64_t row = row_at(asked, i);
+        const bool here = parts == 1 || (uint64_t(uint32_t(uint64_t(row) * GOLDEN)) * parts) >> 32 == part;
+        *place++ = row >= 0 && here ? distinct.place_of(uint32_t(row)) : -1;
+    });
+
+    own.sums.reserve(distinct.count * width);
+    float* const sums = own.sums.data;
+    memset(sums, 0, size_t(distinct.count * width) * sizeof(float));
+    place = own.places.data;
+    visit(asked, by, table, width, [&](int64_t, int64_t at, float factor) {
+        fetch<0>(by.gradient, at + NEXT * asked.lanes * width, width);
+        if (*place >= 0) add_row<Fp32>(sums + *place * width, by.gradient + at, width, 1, 0, factor);
+        place++;
+    });
+
+    const int64_t held = by.rule == ADAGRAD ? width : by.rule == ROWWISE_ADAGRAD ? 1 : 0;
+    auto* weights = static_cast<typename S::Stored*>(by.weights) + asked.starts[lane] * width;
+    float* state = by.state + asked.starts[lane] * held;
+    const uint64_t seed = mix(by.seeds[lane] + by.step);
+    own.noise.reserve(width + 1);
+    own.rising.sort(distinct, asked.sizes[lane]);
+    for (int64_t at = 0; at < distinct.count; at++) {
+        if (at + AHEAD < distinct.count) {
+            const int64_t next = own.rising.row(at + AHEAD);
+            fetch<1>(weights, next * width, width);
+            fetch<1>(state, next * held, held);
+        }
+        const int64_t row = own.rising.row(at), sum = own.rising.place(at) * width;
+        if (S::rounds) draw_noise(own.noise.data, mix(seed + uint64_t(row)), width);
+        apply<S, WIDTH>(
+            by, weights + row * width, state + row * held, sums + sum, own.noise.data, width, asked.scales[lane]);
+    }
+}
+
+// --- by type and width ---------------------------------------------------------------------------------------
+
+template <class S, int WIDTH>
+static constexpr Kernels kernels() {
+    return {check_lane, read_rows<S, WIDTH>, read_bags<S, WIDTH>, update_rows<S, WIDTH>};
+}
+
+// Common widths of fp32 have code of their own.
+static Kernels select(int type, int64_t width) {
+    switch (type) {
+        case 0:
+            switch (width) {
+                case 4: return kernels<Fp32, 4>();
+                case 8: return kernels<Fp32, 8>();
+                case 16: return kernels<Fp32, 16>();
+                case 32: return kernels<Fp32, 32>();
+                case 64: return kernels<Fp32, 64>();
+                default: return kernels<Fp32, 0>();
+            }
+        case 1: return kernels<Fp16, 0>();
+        case 2: return kernels<Bf16, 0>();
+        case 3: return kernels<Grid<int8_t, -128, 127>, 0>();
+        default: return kernels<Grid<int16_t, -32768, 32767>, 0>();
+    }
+}

@@ -26,6 +26,7 @@ from recsys_embed.hashed import check_hashed
 from recsys_embed.mlflow_model import save_mlflow_model
 from recsys_embed.program import save_program
 from recsys_embed.seeds import seed_of
+from tests.backends import EVERY
 from tests.test_hashing import slow_row
 
 MIXED = (Feature("user", hashed=True), Feature("seen", vocabulary="user"), Feature("city", 60))
@@ -47,7 +48,7 @@ def test_what_is_known_of_a_hashed_feature():
         resolve([Feature("user", 5, hashed=True)])
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_ids_are_any_63_bits(backend: str):
     """The largest id and its neighbours have rows of their own, trained or not; beyond it there is none."""
     emb = EmbeddingLayer([MIXED[0], MIXED[2]], 4, strategy="hash", budget="40KB", exact=(), backend=backend)

@@ -15,6 +15,7 @@ from recsys_embed.embeddings import Full
 from recsys_embed.embeddings.base import Lookup, TableAccess
 from recsys_embed.ids import Ids
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
+from tests.backends import EVERY
 
 MIXED = {"user": "unified", "tag*": "hash", "*": "compositional"}
 
@@ -86,7 +87,7 @@ def test_malformed_ids_are_named(ids: Any, message: str):
 
 
 @pytest.mark.parametrize("bad", [-1, 60, 2**40, -(2**40)])
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("strategy", ["full", "hash", "unified", "compositional", "robe", "cafe", "mixed_dimension"])
 def test_ids_out_of_range_touch_no_row(strategy: str, backend: str, bad: int):
     def layer(on_unknown: str) -> EmbeddingLayer:
@@ -378,7 +379,7 @@ class Toy(Full):
         tables.put_rows("x", torch.tensor([0]), tables.get_rows("x", self.importance.argmax().view(1)))
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("jagged", [False, True])
 def test_optional_members_of_a_strategy(monkeypatch: pytest.MonkeyPatch, backend: str, jagged: bool):
     monkeypatch.setattr(Full, "sized", classmethod(lambda cls, config, features, dim, *_: Toy(features, dim)))
@@ -425,7 +426,7 @@ class OddAbsent(Full):
         return Lookup({"rows": torch.where(rows % 2 == 1, -1, rows)}, ids)
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("jagged", [False, True])
 def test_absent_rows_read_as_zeros_and_are_never_updated(
@@ -448,7 +449,7 @@ def test_absent_rows_read_as_zeros_and_are_never_updated(
         assert changed == touched
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise_adagrad"])
 def test_rows_are_moved_with_their_optimizer_state(backend: str, rule: str):
     emb = EmbeddingLayer([Feature("x", 10)], 6, backend=backend)

@@ -27,6 +27,7 @@ from recsys_embed.tables.base import UpdateRule
 from recsys_embed.testing import BAGS, StrategyContract
 from recsys_embed.training.metrics import auc
 from recsys_embed.training.optimizers import Optimizers
+from tests.backends import EVERY
 
 
 class TestCafe(StrategyContract):
@@ -355,7 +356,7 @@ def hot(layer: EmbeddingLayer) -> set[int]:
     return set(sketch.keys[sketch.pointers >= 0].tolist())
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise_adagrad"])
 def test_promotion_copies_the_shared_row_with_its_state(backend: str, rule: str):
     if backend == "fused":

@@ -26,6 +26,7 @@ from recsys_embed.testing import BAGS, FEATURES, StrategyContract, draw_ids
 from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.step import step
 from recsys_embed.training.trainer import train
+from tests.backends import EVERY
 from tests.embeddings import ranked
 from tests.embeddings.ranked import RANKS, D, Ranked
 from tests.embeddings.ranked import training as ranked_config
@@ -190,7 +191,7 @@ def test_blocks_follow_the_ids() -> None:
 # --- gradients ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("features", [FEATURES, BAGS], ids=["single", "bags"])
 def test_dropped_weights_get_no_gradient(features: Any, backend: str) -> None:
     config = DnisConfig()

@@ -9,6 +9,7 @@ from recsys_embed import EmbeddingLayer
 from recsys_embed.config import MagnitudeConfig
 from recsys_embed.embeddings.bits import unpack_bits
 from recsys_embed.testing import FEATURES, StrategyContract, draw_ids
+from tests.backends import EVERY
 from tests.embeddings.ranked import strategy_of
 
 
@@ -22,7 +23,7 @@ class TestMagnitudeAtAnOddWidth(StrategyContract):
     budget = 0.6
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_the_largest_weights_stay_and_the_others_are_zero_from_then_on(backend: str) -> None:
     """Against a sort of all |e| after the warm-up; what is kept goes on to learn."""
     if backend == "fused":

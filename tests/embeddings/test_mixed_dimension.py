@@ -20,6 +20,7 @@ from recsys_embed.embeddings.mixed_dimension import MixedDimension, closed_form
 from recsys_embed.features import resolve
 from recsys_embed.ids import Ids
 from recsys_embed.testing import BAGS, FEATURES, StrategyContract, draw_ids
+from tests.backends import EVERY
 
 
 class TestMixedDimension(StrategyContract):
@@ -305,7 +306,7 @@ def test_vectors_begin_with_the_spread_of_full_ones(width: int) -> None:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("width", [4, (8, 4, 0)], ids=str)
 @pytest.mark.parametrize("features", [FEATURES, BAGS], ids=["single", "bags"])
 def test_gradients_of_projections(features: tuple[Feature, ...], width: Any, backend: str, decay: float) -> None:

@@ -20,6 +20,7 @@ from recsys_embed.testing import BAGS, FEATURES, StrategyContract, draw_ids
 from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.step import step
 from recsys_embed.training.trainer import train
+from tests.backends import EVERY
 from tests.embeddings import ranked
 from tests.embeddings.ranked import RANKS, D, N, Ranked
 
@@ -75,7 +76,7 @@ def test_the_published_start_has_no_gradient_in_fp32() -> None:
         parse_strategy({"name": "pep", "s_start": -150})
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("features", [FEATURES, BAGS], ids=["single", "bags"])
 def test_the_gradient_of_s_equals_a_slow_loop_in_float64(features: Any, backend: str) -> None:
     """Weight by weight: -dL/dv' · sign(v) · g (1 - g) of the weights beyond their threshold, summed by block."""
@@ -140,7 +141,7 @@ def margins(emb: EmbeddingLayer) -> Tensor:
     return torch.cat(found)
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("budget", [0.2, 0.9])
 def test_pruning_keeps_the_weights_beyond_their_thresholds(
     budget: float, backend: str, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ from recsys_embed.ids import Ids
 from recsys_embed.tables import native
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
 from recsys_embed.training import checkpoints as store
+from tests.backends import EVERY
 
 pytest.importorskip("fbgemm_gpu", reason="the fused back end needs FBGEMM")
 
@@ -133,7 +134,7 @@ def test_weights_of_ids(device: str):
 
 
 @pytest.mark.parametrize("features", [FEATURES, BAGS], ids=["single", "bags"])
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_accumulation_is_one_update(backend: str, features: tuple[Feature, ...]):
     whole, parts = (EmbeddingLayer(features, 8, strategy="unified", budget=0.3, backend=backend) for _ in range(2))
     optimizers = [layer.optimizer("rowwise_adagrad", lr=0.1) for layer in (whole, parts)]
@@ -150,7 +151,7 @@ def test_accumulation_is_one_update(backend: str, features: tuple[Feature, ...])
     assert moved < 0.1 * 8**0.5 + 1e-4
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_the_rate_is_the_one_at_the_step(backend: str):
     # FBGEMM takes the rate when it reads: a change between forward and step must still count.
     emb = EmbeddingLayer([Feature("x", 10)], 4, backend=backend)
@@ -201,7 +202,7 @@ def test_a_checkpoint_moves_between_back_ends_and_devices(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_a_gradient_that_is_not_finite_changes_nothing(backend: str, device: str):
     from recsys_embed import DivergedError
 
@@ -224,7 +225,7 @@ def test_initial_weights_are_the_same_everywhere_and_differ_by_seed():
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise_adagrad"])
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize(("strategy", "dim"), [("hash", 8), ("hash", 30), ("robe", 8)])
 def test_training_bytes_are_those_of_the_tensors(backend: str, rule: str, strategy: str, dim: int):
     emb = EmbeddingLayer(FEATURES, dim, strategy=strategy, budget=0.3, backend=backend)

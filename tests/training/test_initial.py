@@ -26,6 +26,7 @@ from recsys_embed.report.run import Cell, fit
 from recsys_embed.report.study import run_study
 from recsys_embed.search.run import check_search
 from recsys_embed.training.initial import Found, begin_with, check
+from tests.backends import EVERY
 from tests.clicks import data_of
 
 FEATURES = (Feature("user", 50), Feature("item", 30), Feature("basket", vocabulary="item", multi_valued=True))
@@ -49,7 +50,7 @@ def layer_of(**options: Any) -> EmbeddingLayer:
 
 
 @pytest.mark.parametrize("rule", [None, "sgd", "adagrad", "rowwise_adagrad"])
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_rows_are_the_vectors_of_the_file_bit_for_bit(
     tmp_path: Path, backend: str, rule: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:

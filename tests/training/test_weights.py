@@ -23,6 +23,7 @@ from recsys_embed.training.metrics import evaluate, logloss
 from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.step import step
 from recsys_embed.training.trainer import train
+from tests.backends import EVERY
 from tests.training.runs import build, settings
 from tests.training.staged import fit, same_state, stop_after, without_times
 
@@ -41,7 +42,7 @@ def weights_of(model: Recommender) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("strategy", ["full", "unified", "compositional"])
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 def test_steps_by_whole_weights_are_steps_by_repeated_rows(toy: Any, backend: str, strategy: str) -> None:
     """Batch by batch the same rows, some of them never: the same weights after ten steps of SGD, and the same loss."""
     if backend == "fused":

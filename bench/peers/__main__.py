@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.harness.setting import facts
 from bench.peers import environments, rows
 from bench.peers.duel import Cell, Plan, duel
@@ -34,7 +36,7 @@ def main() -> None:
         "threads": args.threads,
         "setting": {
             "samples": args.samples, "val": args.val, "repeats": args.repeats, "zipf": 1.05,
-            "tables_lr": plan.tables_lr, "dense_lr": plan.dense_lr,
+            "memory_gb": round(psutil.virtual_memory().total / 1e9), "tables_lr": plan.tables_lr, "dense_lr": plan.dense_lr,
         },
         "not_installed": failed,
         "cells": [],

@@ -19,7 +19,8 @@ PACKAGES: Mapping[str, Sequence[Sequence[str]]] = {
     TORCH: [["torch==2.13.0", "numpy==2.4.6", "pyarrow==26.0.1"]],
     # FuxiCTR 2.3.10 reads by Ray, and by a keyword that polars 2 no longer has.
     "fuxictr": [["fuxictr==2.3.10", "polars==1.44.2", "ray[data]==2.60.0"]],
-    "deepctr": [["deepctr-torch==0.3.0", "scikit-learn==1.9.1", "tqdm==4.70.1"]],
+    # DeepCTR-Torch imports requests, which it does not ask for.
+    "deepctr": [["deepctr-torch==0.3.0", "scikit-learn==1.9.1", "tqdm==4.70.1", "requests==2.34.2"]],
     # TorchRec asks for an unpinned fbgemm-gpu, the CUDA build, which would be laid over the CPU one.
     "torchrec": [
         ["fbgemm-gpu-cpu==1.8.0", "tensordict==0.15.3", "torchmetrics==1.0.3", "pyre-extensions==0.0.32"],

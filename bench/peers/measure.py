@@ -73,6 +73,9 @@ def run(
         if not in_time:
             return {"left_out": f"left out: took more than {limit:.0f} s"}
         if process.returncode or not lines:
+            log = home / "failures" / f"{contender.name}.txt"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("\n".join([*lines, *complaint]) + "\n", encoding="utf-8")
             return {"failed": (complaint or [f"exit code {process.returncode}"])[-1]}
         answer = json.loads(lines[-1])
         if "left_out" in answer:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -114,7 +114,7 @@ def answer(clock: Clock, optimizer: str, *packages: str, **more: Any) -> None:
     print(json.dumps({"ended": clock.ended, "optimizer": optimizer, "versions": versions, **more}), flush=True)
 
 
-def leave_out(why: str) -> None:
+def leave_out(why: str) -> NoReturn:
     """Tell that there is nothing to measure, and stop."""
     print(json.dumps({"left_out": why}), flush=True)
     raise SystemExit

@@ -46,11 +46,11 @@ class Handed(BaseModel):
 
     def __init__(self, columns: list, one) -> None:
         super().__init__([], columns, l2_reg_linear=0, l2_reg_embedding=0)
-        self.half = models.build(one.model, one.dim)
+        self.inner = models.build(one.model, one.dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         vectors, numbers = self.input_from_feature_columns(x, self.dnn_feature_columns, self.embedding_dict)
-        logits = self.half(torch.cat(vectors, 1), torch.cat(numbers, 1))
+        logits = self.inner(torch.cat(vectors, 1), torch.cat(numbers, 1))
         return self.out(logits.unsqueeze(1))
 
 

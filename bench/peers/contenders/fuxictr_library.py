@@ -55,14 +55,14 @@ class Handed(BaseModel):
     def __init__(self, features: FeatureMap, folder: str, one) -> None:
         super().__init__(features, model_root=folder, metrics=["AUC"], verbose=0)
         self.embedding = FeatureEmbedding(features, one.dim, not_required_feature_columns=list(common.NUMERIC))
-        self.half = models.build(one.model, one.dim)
+        self.inner = models.build(one.model, one.dim)
         self.compile("adam", "binary_crossentropy", one.dense_lr)
         self.scores = self.labels = np.zeros(0)
 
     def forward(self, inputs: dict) -> dict:
         columns = self.get_inputs(inputs)
         numbers = torch.stack([columns[name].float() for name in common.NUMERIC], 1)
-        logits = self.half(self.embedding(columns), numbers)
+        logits = self.inner(self.embedding(columns), numbers)
         return {"y_pred": torch.sigmoid(logits).unsqueeze(1)}
 
     def evaluate_metrics(self, y_true, y_pred, metrics, group_id=None):

@@ -10,11 +10,10 @@ import models
 import torch
 from torch import Tensor, nn
 
-from recsys_embed import EmbeddingLayer, Feature
+from recsys_embed import ConfigError, EmbeddingLayer, Feature
 from recsys_embed.config import DCNv2Config, DLRMConfig, TrainingConfig
 from recsys_embed.data.batches import Batch
 from recsys_embed.ids import Ids
-from recsys_embed.layer import BACKENDS
 from recsys_embed.models import build_model
 from recsys_embed.recommender import Recommender
 from recsys_embed.training.optimizers import Optimizers
@@ -23,17 +22,18 @@ from recsys_embed.training.step import step
 
 def main() -> None:
     one, clock = common.asked(), common.Clock()
-    if one.backend not in BACKENDS:
-        common.leave_out(f"this version has no back end {one.backend!r}")
     rows = common.Rows(one.train)
     features = [Feature(name, size) for name, size in zip(common.CATEGORICAL, one.cardinalities, strict=True)]
-    layer = EmbeddingLayer(features, one.dim, backend=one.backend)
-    model = Recommender(layer, dense_half(one.model, one.dim, one.precision))
     config = TrainingConfig(
         batch_size=one.batch,
         optimizer={"tables": "rowwise_adagrad", "tables_lr": one.tables_lr, "dense_lr": one.dense_lr},
     )
-    optimizers = Optimizers(model, config)
+    try:
+        layer = EmbeddingLayer(features, one.dim, backend=one.backend)
+        model = Recommender(layer, dense_half(one.model, one.dim, one.precision))
+        optimizers = Optimizers(model, config)
+    except ConfigError as error:  # a back end that this version or machine has not
+        common.leave_out(str(error))
     for ids, dense, label in rows.batches(one.batch):
         step(model, batch(ids, dense, label), optimizers)
         clock.tick()

@@ -19,6 +19,7 @@ def main() -> None:
         nn.init.uniform_(table.weight, -common.BOUND, common.BOUND)
     optimizer: torch.optim.Optimizer
     if one.sparse:
+        torch.sparse.check_sparse_tensor_invariants.disable()  # as it is by default, where torch warns of it
         optimizer = torch.optim.Adagrad(tables.parameters(), lr=one.tables_lr)
     else:
         optimizer = torch.optim.Adam(tables.parameters(), lr=one.dense_lr)

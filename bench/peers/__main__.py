@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,14 @@ def main() -> None:
     if args.install:
         raise SystemExit(1 if failed else 0)
     plan = Plan(args.home, args.samples, args.val, args.repeats, args.threads, args.limit, not args.no_bare)
+    began = time.perf_counter()
     result: dict[str, Any] = {
         **facts("fbgemm-gpu-cpu"),
         "threads": args.threads,
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "setting": {
             "samples": args.samples, "val": args.val, "repeats": args.repeats, "zipf": 1.05,
-            "memory_gb": round(psutil.virtual_memory().total / 1e9), "tables_lr": plan.tables_lr, "dense_lr": plan.dense_lr,
+            "tables_lr": plan.tables_lr, "dense_lr": plan.dense_lr,
         },
         "not_installed": failed,
         "cells": [],
@@ -44,6 +47,7 @@ def main() -> None:
     grid = itertools.product(args.models, args.sizes, args.dims, args.batches)
     for model, size, dim, batch in grid:
         result["cells"] += duel(plan, Cell(model, size, dim, batch), chosen)
+        result["minutes"] = round((time.perf_counter() - began) / 60, 1)
         if args.json:  # after every cell: what is measured is kept
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -62,7 +66,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--sizes", type=commas, default=list(rows.SIZES), help="of S, M, L")
     parser.add_argument("--dims", type=numbers, default=[16], help="widths of vectors")
     parser.add_argument("--batches", type=numbers, default=[4096], help="samples of a batch")
-    parser.add_argument("--samples", type=int, default=163_840, help="training rows, each read once")
+    parser.add_argument("--samples", type=int, default=122_880, help="training rows, each read once")
     parser.add_argument("--val", type=int, default=65_536, help="validation rows")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, for everyone")

@@ -163,6 +163,11 @@ def test_the_models_are_ours_layer_for_layer(modules: None, name: str):
     generator = torch.Generator().manual_seed(0)
     vectors, dense = torch.randn(5, 26, 8, generator=generator), torch.randn(5, 13, generator=generator)
     torch.testing.assert_close(ours(vectors, dense), theirs(vectors, dense))
+    rounded = script.dense_half(name, 8, "bf16")
+    rounded.inner.load_state_dict(ours.state_dict())
+    found = rounded(vectors, dense)
+    assert found.dtype == torch.float32
+    assert 0 < (found - ours(vectors, dense)).abs().max() < 0.05
 
 
 def test_deepfm_by_brute_force(modules: None):

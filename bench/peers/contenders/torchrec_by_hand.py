@@ -26,7 +26,8 @@ def main() -> None:
             num_embeddings=size,
             embedding_dim=one.dim,
             feature_names=[name],
-            init_fn=lambda weight: torch.nn.init.uniform_(weight, -common.BOUND, common.BOUND),
+            weight_init_min=-common.BOUND,  # the fused module ignores init_fn
+            weight_init_max=common.BOUND,
         )
         for name, size in zip(keys, one.cardinalities, strict=True)
     ]

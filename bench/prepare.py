@@ -29,6 +29,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.harness.criteo import CATEGORICAL, NUMERIC, write_rows
+from bench.harness.memory import tree_memory
 
 CONTENDERS = ("ours", "ours, 1", "pyarrow", "polars", "pandas")
 
@@ -82,7 +83,7 @@ def measure(contender: str, path: Path, out: Path) -> tuple[float, int]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         watched = psutil.Process(process.pid)
         while process.poll() is None:
-            peak = max(peak, _memory(watched))
+            peak = max(peak, tree_memory(watched))
             time.sleep(0.1)
         seconds = time.perf_counter() - start
         assert process.stdout is not None
@@ -127,17 +128,6 @@ def _dictionary() -> Any:
     import pyarrow
 
     return pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-
-
-def _memory(process: psutil.Process) -> int:
-    """PSS of a process and all below it."""
-    total = 0
-    try:
-        for one in (process, *process.children(recursive=True)):
-            total += one.memory_full_info().pss
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return 0
-    return total
 
 
 def _impossible(contender: str, rows: int, cells: list[dict[str, Any]]) -> str | None:

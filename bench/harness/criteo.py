@@ -39,14 +39,14 @@ def block(number: int, rows: int) -> bytes:
         counts = draw.geometric(1 / (2 + 40 * i), rows) - 1
         columns[name] = pa.array(counts, mask=draw.random(rows) < MISSING[i % 3])
     for i, (name, size) in enumerate(zip(CATEGORICAL, CARDINALITIES, strict=True)):
-        columns[name] = pa.array(_hex(_zipf(draw, size, rows), i), mask=draw.random(rows) < MISSING[i % 3] / 3)
+        columns[name] = pa.array(_hex(zipf(draw, size, rows), i), mask=draw.random(rows) < MISSING[i % 3] / 3)
     sink = pa.BufferOutputStream()
     options = pacsv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     pacsv.write_csv(pa.table(columns), sink, options)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def _zipf(draw: np.random.Generator, size: int, count: int) -> np.ndarray:
+def zipf(draw: np.random.Generator, size: int, count: int) -> np.ndarray:
     """Ranks from 0, by the inverse of the continuous law's distribution function."""
     power = 1 - EXPONENT
     ranks = (1 + draw.random(count) * (size**power - 1)) ** (1 / power)

@@ -13,6 +13,7 @@ from pathlib import Path
 import xxhash
 
 TRAINING_CODE = (
+    "as_ids.py",
     "budget.py",
     "features.py",
     "hashed.py",
@@ -25,12 +26,15 @@ TRAINING_CODE = (
     "ranks.py",
     "recommender.py",
     "rendezvous.py",
+    "seeds.py",
+    "share.py",
     "sharding.py",
     "stages.py",
     "storage.py",
     "data",
     "embeddings",
     "models",
+    "native",
     "tables",
     "training",
     "report/run.py",
@@ -40,6 +44,7 @@ TRAINING_CODE = (
 them, so that restyling a report trains nothing again; nor is ``config.py``, whose outcome, the resolved config, is part
 of a run's identity itself."""
 
+_SOURCES = (".py", ".cpp", ".h")
 _LIBRARIES = ("torch", "fbgemm-gpu", "fbgemm-gpu-cpu", "numpy", "pandas", "pyarrow", "mlflow-skinny", "mlflow")
 
 
@@ -79,7 +84,8 @@ def digest_of(parts: tuple[str, ...]) -> str:
     digest = xxhash.xxh3_64()
     for part in parts:
         path = root / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        inside = [one for one in path.rglob("*") if one.suffix in _SOURCES] if path.is_dir() else [path]
+        for file in sorted(inside):
             digest.update(file.relative_to(root).as_posix().encode() + b"\0")
             digest.update(file.read_bytes() + b"\0")
     return digest.hexdigest()

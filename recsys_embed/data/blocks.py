@@ -99,7 +99,9 @@ class BlockWriter:
 
 
 def _write(file: IO[bytes], column: np.ndarray) -> None:
-    np.lib.format.write_array(file, _narrowed(column), allow_pickle=False)
+    column = np.ascontiguousarray(_narrowed(column))
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(column))
+    file.write(column.data)  # numpy's own way loses what the disk said
 
 
 def _narrowed(column: np.ndarray) -> np.ndarray:

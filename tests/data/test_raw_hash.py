@@ -272,5 +272,5 @@ def test_memory_does_not_grow_with_distinct_values(tmp_path: Path) -> None:
     for kind in ("hashed", "vocabulary"):
         command = [sys.executable, "-c", PEAK, str(tmp_path), kind]
         grown[kind] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert grown["vocabulary"] > 40e6, grown
+    assert grown["vocabulary"] > 30e6, grown
     assert grown["hashed"] < 20e6, grown

@@ -764,8 +764,8 @@ class Config(Node):
         if self.training.optimizer.tables == "adam" and self.embedding.backend in ("fused", "native"):
             raise ValueError(
                 "training.optimizer.tables = 'adam' trains plain parameters, which "
-                f"embedding.backend = {self.embedding.backend!r} cannot hold (on CPU it has no Adam): use backend 'auto', "
-                "or another optimizer for the tables"
+                f"embedding.backend = {self.embedding.backend!r} cannot hold (on CPU it has no Adam): use "
+                "backend 'auto', or another optimizer for the tables"
             )
         for path, patterns in self._strategies:
             for pattern, node in patterns.items():

@@ -792,10 +792,11 @@ class Config(Node):
 
     @model_validator(mode="after")
     def _back_end_can(self) -> Config:
-        if self.training.optimizer.tables == "adam" and self.embedding.backend == "fused":
+        if self.training.optimizer.tables == "adam" and self.embedding.backend in ("fused", "native"):
             raise ValueError(
-                "training.optimizer.tables = 'adam' trains plain parameters, which embedding.backend = 'fused' "
-                "cannot hold (FBGEMM has no Adam on CPU): use backend 'auto', or another optimizer for the tables"
+                "training.optimizer.tables = 'adam' trains plain parameters, which "
+                f"embedding.backend = {self.embedding.backend!r} cannot hold (on CPU it has no Adam): use "
+                "backend 'auto', or another optimizer for the tables"
             )
         for path, patterns in self._strategies:
             for pattern, node in patterns.items():

@@ -122,9 +122,10 @@ def test_sources_and_splits_are_one_of_their_kind():
     assert parse_config({"data": {"path": "x", "split": {"seed": 3}}}).data.split.random == (0.8, 0.1, 0.1)
 
 
-def test_what_a_back_end_cannot_honour_is_refused_by_name(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"training\.optimizer\.tables = 'adam'.*embedding\.backend = 'fused'"):
-        read(tmp_path, '[embedding]\nbackend = "fused"\n[training]\noptimizer = { tables = "adam" }')
+@pytest.mark.parametrize("backend", ["fused", "native"])
+def test_what_a_back_end_cannot_honour_is_refused_by_name(backend: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=rf"training\.optimizer\.tables = 'adam'.*embedding\.backend = '{backend}'"):
+        read(tmp_path, f'[embedding]\nbackend = "{backend}"\n[training]\noptimizer = {{ tables = "adam" }}')
 
 
 def test_storage_of_tables(tmp_path: Path):

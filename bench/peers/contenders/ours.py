@@ -30,13 +30,14 @@ def main() -> None:
     )
     try:
         layer = EmbeddingLayer(features, one.dim, backend=one.backend)
-        model = Recommender(layer, dense_half(one.model, one.dim, one.precision))
+        model = Recommender(layer, dense_half(one.model, one.dim), bf16=one.precision == "bf16")
         optimizers = Optimizers(model, config)
     except ConfigError as error:  # a back end that this version or machine has not
         common.leave_out(str(error))
     for ids, dense, label in rows.batches(one.batch):
         step(model, batch(ids, dense, label), optimizers)
         clock.tick()
+    model.eval()
     common.score(one, lambda ids, dense: model(batch(ids, dense, dense[:, 0])))
     common.answer(clock, "row-wise Adagrad", "recsys-embed", tables=type(layer.tables).__name__)
 
@@ -45,16 +46,15 @@ def batch(ids: Tensor, dense: Tensor, label: Tensor) -> Batch:
     return Batch(Ids(ids, len(common.CATEGORICAL)), dense, label)
 
 
-def dense_half(name: str, dim: int, precision: str) -> nn.Module:
+def dense_half(name: str, dim: int) -> nn.Module:
     if name == "deepfm":
-        return models.build(name, dim, precision)
+        return models.build(name, dim, "fp32")
     sizes = {
         "dlrm": DLRMConfig(name="dlrm", dim=dim, bottom=list(models.BOTTOM), top=list(models.HIDDEN)),
         "dcn_v2": DCNv2Config(name="dcn_v2", dim=dim, cross_layers=models.CROSS_LAYERS, hidden=list(models.HIDDEN)),
     }
     torch.manual_seed(0)
-    half = build_model(sizes[name], num_features=models.FEATURES, num_dense=models.NUMERIC)
-    return half if precision == "fp32" else models.Autocast(half)
+    return build_model(sizes[name], num_features=models.FEATURES, num_dense=models.NUMERIC)
 
 
 if __name__ == "__main__":

@@ -131,18 +131,13 @@ class EncodedDataset:
         buckets[~unseen] = np.floor(3 * middle / max(sizes.sum(), 1)).astype(np.int8)[group]
         return buckets
 
-    @cached_property
-    def unseen(self) -> dict[str, float]:
-        """Of each feature's occurrences in the test split, the share with id 0: missing, unseen in training or too
-        rare; of a hashed one, missing. 0 where there are none."""
-        rows, zeros, counts = self.rows_of("test"), np.zeros(len(self.features)), np.zeros(len(self.features))
-        for begin in range(0, len(rows), _ROWS):
-            for place, ids in enumerate(rows.read(begin, min(begin + _ROWS, len(rows))).ids):
-                flat = ids.values if isinstance(ids, Bag) else ids
-                zeros[place] += np.count_nonzero(flat == 0)
-                counts[place] += len(flat)
-        shares = zeros / np.maximum(counts, 1)
-        return {feature.name: float(share) for feature, share in zip(self.features, shares, strict=True)}
+    @property
+    def unseen(self) -> dict[str, dict[str, float]]:
+        """By split, of each feature's occurrences the share with id 0: missing, unseen in training or too rare; of a
+        hashed one, missing. 0 where there are none. Counted when the rows were encoded; empty where an earlier version
+        did that."""
+        shares: dict[str, dict[str, float]] = self.schema.get("unseen", {})
+        return shares
 
     def frequencies(self, feature: Feature, ids: np.ndarray) -> np.ndarray:
         """How often ids ``[n]`` of a feature occur in training; where it is hashed, as its sketch estimates: never less

@@ -84,6 +84,7 @@ def encode(job: Job, index: int) -> int:
     at, values = list(layout.rows[index]), [list(one) for one in layout.values[index]]
     kept = runs_path(job, COUNTS, index), rows_path(job, index)
     bags, numbers = [f.multi_valued for f in encoder.features], len(encoder.scalers) + (job.config.weight is not None)
+    zeros = np.zeros((len(SPLITS), len(encoder.features)), np.int64)
     for block in read_blocks(*kept, bags, numbers):
         columns = encoder.columns_of(block)
         if (far := encoder.too_far(block.numbers, columns.dense)) is not None:
@@ -99,9 +100,10 @@ def encode(job: Job, index: int) -> int:
             at[split] += len(part)
             for i, ids in enumerate(part.ids):
                 values[split][i] += len(ids.values) if isinstance(ids, Bag) else 0
+                zeros[split, i] += np.count_nonzero((ids.values if isinstance(ids, Bag) else ids) == 0)
     for path in paths:  # a part that is done stays so when the machine stops
         sync(path)
-    finish(job, ENCODED, index, {})
+    finish(job, ENCODED, index, {"zeros": zeros.tolist()})
     for path in kept:
         path.unlink()
     return sum(now - before for now, before in zip(at, layout.rows[index], strict=True))

@@ -213,6 +213,7 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
         layout.save(work / LAYOUT)
     hands.run(counting.ENCODED, encode, job, bar)
     truth = counting.truth(job, counted)
+    zeros = np.sum([one["zeros"] for one in counting.results(job, counting.ENCODED)], axis=0)
     return {
         "fingerprint": _fingerprint(job, encoder, layout),
         "features": [feature_tree(f, encoder.separators.get(f.name)) for f in encoder.features],
@@ -220,6 +221,13 @@ def _encoded(job: Job, hands: Crew, bar: Progress) -> dict[str, Any]:
         "rows": dict(zip(SPLITS, rows, strict=True)),
         "positives": dict(zip(SPLITS, positives, strict=True)),
         "dropped": {"rows": dropped.total(), "values": dict(dropped.most_common(20))},
+        "unseen": {
+            split: {
+                feature.name: float(count / max(file.rows if total is None else total, 1))
+                for feature, count, total in zip(encoder.features, zeros[s], file.values, strict=True)
+            }
+            for s, (split, file) in enumerate(zip(SPLITS, layout.files, strict=True))
+        },
         "hashed": described(work / DATA, encoder.hashes),
         "skipped": {"rows": skipped.rows, "reasons": skipped.tree()},
         "cuts": None if job.cuts is None else list(job.cuts),

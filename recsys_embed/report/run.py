@@ -217,7 +217,7 @@ def describe(cell: Cell, dataset: EncodedDataset) -> dict[str, Any]:
             mode="json", include={"exact", "on_unknown", "decay", "backend", "initial"}
         ),
         "rows": {split: dataset.rows(split) for split in ("train", "val", "test")},
-        "unseen": {name: round(share, 5) for name, share in dataset.unseen.items()},
+        "unseen": {name: round(share, 5) for name, share in dataset.unseen.get("test", {}).items()},
         "split": config.data.split.model_dump(mode="json", exclude_none=True),
     }
     if config.data.weight is not None:

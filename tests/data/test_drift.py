@@ -166,7 +166,7 @@ def test_two_data_sets_are_compared_by_values(
 
 
 def test_shares_without_an_id_are_those_of_drift(tmp_path: Path) -> None:
-    """Counted in the test split alone, bags value by value."""
+    """Bags value by value."""
     draw = np.random.default_rng(0)
     frame = pd.DataFrame(
         {
@@ -177,6 +177,7 @@ def test_shares_without_an_id_are_those_of_drift(tmp_path: Path) -> None:
     )
     schema = {"label": "label", "categorical": ["user"], "multi_valued": {"tags": "|"}}
     dataset = prepare(frame, schema, tmp_path / "out")
-    assert dataset.unseen == {name: one.unseen["test"] for name, one in drift(dataset).items()}
-    assert 0 < dataset.unseen["user"] < 1
-    assert 0 < dataset.unseen["tags"] < 1
+    for split in ("train", "val", "test"):
+        assert dataset.unseen[split] == {name: one.unseen[split] for name, one in drift(dataset).items()}
+    assert dataset.unseen["train"] == {"user": 0, "tags": 0}
+    assert all(0 < share < 1 for share in dataset.unseen["test"].values())

@@ -63,7 +63,7 @@ def rows_left_out(section: Section) -> bool:
 
 
 _UNTUNED = "none: every strategy ran under the settings above, which may suit one better than another"
-_SHOWN = 8
+_SHOWN, _LEAST = 8, 0.0005
 _WEIGHTS = ", in the training loss and in every metric. Frequencies, and what is head, torso and tail, count rows."
 _SAMPLED = (
     " before the data were written. Training takes the rows as they are. Predictions are brought back to the rows "
@@ -84,10 +84,11 @@ _HEAD = (
 def _unseen(shares: Mapping[str, float]) -> str:
     """Which features' cells have no id, the most first."""
     ranked = sorted(shares.items(), key=lambda one: -one[1])
-    told = ", ".join(f"{name} {percent(share)}" for name, share in ranked[:_SHOWN])
-    others = ranked[_SHOWN:]
-    rest = f", {plural(len(others), 'other feature')} at most {percent(others[0][1])}" if others else ""
-    return f"of each feature’s values in the test split, unseen in training, too rare or missing: {told}{rest}"
+    shown = [one for one in ranked[:_SHOWN] if one[1] >= _LEAST]
+    told = [f"{name} {percent(share)}" for name, share in shown]
+    if others := ranked[len(shown) :]:
+        told.append(f"{plural(len(others), 'other feature' if shown else 'feature')} at most {percent(others[0][1])}")
+    return f"of each feature’s values in the test split, unseen in training, too rare or missing: {', '.join(told)}"
 
 
 def _not_measured(hashed: Mapping[str, Any]) -> str:

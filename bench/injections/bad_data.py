@@ -22,15 +22,19 @@ from recsys_embed.errors import DataError
 def inject(scale: Scale, folder: Path) -> Tally:
     """Play the cases, or every fourth of them."""
     tally = Tally()
-    logging.getLogger("recsys_embed").addFilter(_not_skipped)
-    for case in CASES[:: scale.of(4, 1)]:
-        tally.injected += 1
-        wrong = play(case, fresh(folder / "case"))
-        tally.silent += "silent" in wrong
-        tally.detected += case.kind == "whole"
-        tally.recovered += case.kind != "whole"
-        for what in wrong:
-            tally.breach(f"{case.name}: {what}")
+    logger = logging.getLogger("recsys_embed")
+    logger.addFilter(_not_skipped)
+    try:
+        for case in CASES[:: scale.of(4, 1)]:
+            tally.injected += 1
+            wrong = play(case, fresh(folder / "case"))
+            tally.silent += "silent" in wrong
+            tally.detected += case.kind == "whole"
+            tally.recovered += case.kind != "whole"
+            for what in wrong:
+                tally.breach(f"{case.name}: {what}")
+    finally:
+        logger.removeFilter(_not_skipped)
     kinds = [case.kind for case in CASES]
     tally.note(
         f"{len(CASES)} cases: {kinds.count('row')} of rows, each as an error and skipped; {kinds.count('whole')} of "

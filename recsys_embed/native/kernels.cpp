@@ -63,7 +63,7 @@ struct Kernels {
 };
 
 constexpr int64_t AHEAD = 16;  // rows that are fetched before they are needed
-constexpr int64_t NEXT = 8;  // samples whose gradients are
+constexpr int64_t NEXT = 16;  // samples whose gradients are
 constexpr int64_t BUCKETS = 2048;  // of the sort
 constexpr uint64_t EMPTY = ~uint64_t(0);
 constexpr uint64_t GOLDEN = 0x9E3779B1u;
@@ -83,6 +83,12 @@ INLINE uint32_t bits_of(float value) {
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
+
+// Floats side by side, which every instruction set has, in one register or in several: of a row whose width is known
+// when it is compiled, compilers unroll the loop before they would make vectors of it.
+typedef float Float4 __attribute__((vector_size(16)));
+typedef float Float8 __attribute__((vector_size(32)));
+typedef float Float16 __attribute__((vector_size(64)));
 
 // The finaliser of recsys_embed/hashing.py.
 INLINE uint64_t mix(uint64_t bits) {

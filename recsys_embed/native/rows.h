@@ -108,11 +108,29 @@ INLINE void fetch(const T* base, int64_t at, int64_t width) {
     if (bytes % 64) __builtin_prefetch(line + bytes - 1, WRITE);
 }
 
+template <class V>
+struct Piece {
+    using Vector = V;
+};
+
+// Calls `each` for places along a row, with the type of the vector that begins there.
+template <class EACH>
+INLINE void along(int64_t width, const EACH& each) {
+    int64_t c = 0;
+    for (; c + 16 <= width; c += 16) each(c, Piece<Float16>{});
+    for (; c + 4 <= width; c += 4) each(c, Piece<Float4>{});
+    for (; c < width; c++) each(c, Piece<float>{});
+}
+
 // Loops over a row are functions of their own: `restrict` lets the compiler keep a row in registers.
 
 template <class S>
 INLINE void copy_row(
     float* __restrict to, const typename S::Stored* __restrict from, int64_t width, float scale, float midpoint) {
+    if constexpr (!S::rounds) {
+        memcpy(to, from, size_t(width) * sizeof(float));
+        return;
+    }
     INDEPENDENT
     for (int64_t c = 0; c < width; c++) to[c] = S::load(from[c], scale, midpoint);
 }
@@ -121,6 +139,16 @@ template <class S>
 INLINE void add_row(
     float* __restrict to, const typename S::Stored* __restrict from, int64_t width, float scale, float midpoint,
     float factor) {
+    if constexpr (!S::rounds) {
+        along(width, [&](int64_t c, auto piece) {
+            typename decltype(piece)::Vector sum, added;
+            memcpy(&sum, to + c, sizeof sum);
+            memcpy(&added, from + c, sizeof added);
+            sum += factor * added;
+            memcpy(to + c, &sum, sizeof sum);
+        });
+        return;
+    }
     INDEPENDENT
     for (int64_t c = 0; c < width; c++) to[c] += factor * S::load(from[c], scale, midpoint);
 }
@@ -276,15 +304,26 @@ static Scratch& scratch() {
 }
 
 // Sixteen sums side by side, then a tree: the same order on every instruction set.
-static inline float squares(const float* values, int64_t width) {
-    float sums[16] = {};
+INLINE float squares(const float* values, int64_t width) {
+    Float16 sums = {};
     int64_t c = 0;
-    for (; c + 16 <= width; c += 16)
-        for (int i = 0; i < 16; i++) sums[i] += values[c + i] * values[c + i];
-    for (int i = 0; c + i < width; i++) sums[i] += values[c + i] * values[c + i];
-    for (int i = 0; i < 8; i++) sums[i] += sums[i + 8];
-    for (int i = 0; i < 4; i++) sums[i] += sums[i + 4];
-    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+    for (; c + 16 <= width; c += 16) {
+        Float16 line;
+        memcpy(&line, values + c, sizeof line);
+        sums += line * line;
+    }
+    if (c < width) {
+        Float16 line = {};
+        memcpy(&line, values + c, size_t(width - c) * sizeof(float));
+        sums += line * line;
+    }
+    Float8 eight[2];
+    memcpy(eight, &sums, sizeof eight);
+    eight[0] += eight[1];
+    Float4 four[2];
+    memcpy(four, eight, sizeof four);
+    four[0] += four[1];
+    return (four[0][0] + four[0][2]) + (four[0][1] + four[0][3]);
 }
 
 static inline void draw_noise(float* noise, uint64_t key, int64_t width) {
@@ -295,26 +334,38 @@ static inline void draw_noise(float* noise, uint64_t key, int64_t width) {
     }
 }
 
-template <class S, int WIDTH>
-static inline void apply(
+template <class S>
+static inline void apply_adagrad(
     const Updating& by, typename S::Stored* __restrict weights, float* __restrict state, const float* __restrict gradient,
     const float* __restrict noise, int64_t width, float scale) {
-    if (WIDTH) width = WIDTH;
-    if (by.rule == ADAGRAD) {
-        INDEPENDENT
-        for (int64_t c = 0; c < width; c++) {
-            float sum = state[c] + gradient[c] * gradient[c];
-            state[c] = sum;
-            float change = gradient[c] / (__builtin_sqrtf(sum) + by.eps) * by.rate;
-            weights[c] = S::add(weights[c], change, S::rounds ? noise[c] : 0, scale);
-        }
-        return;
+    INDEPENDENT
+    for (int64_t c = 0; c < width; c++) {
+        float sum = state[c] + gradient[c] * gradient[c];
+        state[c] = sum;
+        float change = gradient[c] / (__builtin_sqrtf(sum) + by.eps) * by.rate;
+        weights[c] = S::add(weights[c], change, S::rounds ? noise[c] : 0, scale);
     }
+}
+
+template <class S>
+INLINE void apply(
+    const Updating& by, typename S::Stored* __restrict weights, float* __restrict state, const float* __restrict gradient,
+    const float* __restrict noise, int64_t width, float scale) {
     float divisor = 1;
     if (by.rule == ROWWISE_ADAGRAD) {
         float sum = *state + squares(gradient, width) / float(width);
         *state = sum;
         divisor = __builtin_sqrtf(sum) + by.eps;
+    }
+    if constexpr (!S::rounds) {
+        along(width, [&](int64_t c, auto piece) {
+            typename decltype(piece)::Vector sum, change;
+            memcpy(&sum, weights + c, sizeof sum);
+            memcpy(&change, gradient + c, sizeof change);
+            sum += change / divisor * by.rate;
+            memcpy(weights + c, &sum, sizeof sum);
+        });
+        return;
     }
     INDEPENDENT
     for (int64_t c = 0; c < width; c++)
@@ -379,8 +430,12 @@ static void update_rows(const Request& asked, const Updating& by, int64_t table,
         }
         const int64_t row = own.rising.row(at), sum = own.rising.place(at) * width;
         if (S::rounds) draw_noise(own.noise.data, mix(seed + uint64_t(row)), width);
-        apply<S, WIDTH>(
-            by, weights + row * width, state + row * held, sums + sum, own.noise.data, width, asked.scales[lane]);
+        const float scale = asked.scales[lane];
+        if (by.rule == ADAGRAD)
+            apply_adagrad<S>(
+                by, weights + row * width, state + row * held, sums + sum, own.noise.data, asked.width, scale);
+        else
+            apply<S>(by, weights + row * width, state + row * held, sums + sum, own.noise.data, width, scale);
     }
 }
 

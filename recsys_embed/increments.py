@@ -21,9 +21,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recsys_embed.data.checked import read_checked
 from recsys_embed.errors import CheckpointError
 from recsys_embed.files import MANIFEST, atomic_folder, only_writer, verify_manifest, write_manifest
-from recsys_embed.served import Served, as_bytes, read_table, same_rows
+from recsys_embed.served import Served, as_bytes, same_rows
 
 HEAD, MODEL, TENSORS, ID = "increment.json", "model", "rows.safetensors", "id"
 _ROWS, _VALUES, _WHOLE = "rows.", "values.", "whole."
@@ -247,7 +248,7 @@ def _changed(old: Served, folder: Path, head: Head) -> Served:
         elif _ROWS + name in parts:
             tensors[name] = _with_rows(tensors[name], head.sizes[name], parts[_ROWS + name], parts[_VALUES + name])
         elif name.endswith(".parquet"):
-            entries = read_table(folder / name)
+            entries = read_checked(folder / name)
             tables[name] = entries if name not in head.sizes else _with_entries(tables[name], entries)
         else:
             files[name] = (folder / name).read_bytes()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys_embed.data import Encoder
+from recsys_embed.data.checked import read_checked
 from recsys_embed.errors import CheckpointError
 from recsys_embed.export import ENCODER, WEIGHTS
 from recsys_embed.files import atomic_folder, verify_manifest, write_manifest
@@ -41,7 +42,7 @@ class Served:
         """
         names = verify_manifest(folder)
         try:
-            tables = {name: read_table(folder / name) for name in names if name.endswith(".parquet")}
+            tables = {name: read_checked(folder / name) for name in names if name.endswith(".parquet")}
             files = {name: (folder / name).read_bytes() for name in names if name not in tables and name != WEIGHTS}
             return cls(load_file(folder / WEIGHTS), tables, files)
         except (OSError, SafetensorError) as error:
@@ -76,18 +77,6 @@ class Served:
             digest.update(f"file {name} {len(data)};".encode())
             digest.update(data)
         return digest.hexdigest()
-
-
-def read_table(path: Path) -> pa.Table:
-    """A Parquet file.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
-    try:
-        return pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
 
 
 def as_bytes(tensor: Tensor) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys_embed.data.checked import read_checked
 from recsys_embed.data.vocabulary import Vocabulary, narrowed
-from recsys_embed.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Life:
         Raises:
             CheckpointError: the file is missing or damaged.
         """
-        table = _read(path, ["admitted", "seen", "count"])
+        table = read_checked(path, ["admitted", "seen", "count"])
         return cls(*(column.to_numpy() for column in table.columns))
 
 
@@ -64,7 +64,7 @@ class Pending:
         Raises:
             CheckpointError: the file is missing or damaged.
         """
-        table = _read(path, ["value", "count"])
+        table = read_checked(path, ["value", "count"])
         return cls(narrowed(table["value"]), table["count"].to_numpy())
 
 
@@ -97,10 +97,3 @@ class History:
         """
         life, pending = folder / f"life-{place}.parquet", folder / f"pending-{place}.parquet"
         return cls(born, Life.load(life), Pending.load(pending))
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns, page_checksum_verification=True)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error

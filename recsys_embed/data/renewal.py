@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recsys_embed.config import GrowthConfig
+from recsys_embed.data.checked import read_checked
 from recsys_embed.data.history import History, Life, Pending
 from recsys_embed.data.vocabulary import LARGEST, Vocabulary, narrowed
-from recsys_embed.errors import CheckpointError
 
 _SCHEMA = pa.schema([("value", pa.large_string()), ("tonight", pa.int64()), ("total", pa.int64())])
 _RANKED = [("tonight", "descending"), ("total", "descending"), ("value", "ascending")]
@@ -67,10 +66,7 @@ def load_reset(path: Path) -> np.ndarray:
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    try:
-        return np.asarray(pq.read_table(path, page_checksum_verification=True)["id"].to_numpy())
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
+    return np.asarray(read_checked(path, ["id"])["id"].to_numpy())
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys_embed.data.checked import read_checked
 from recsys_embed.data.text_hash import mix64
-from recsys_embed.errors import CheckpointError
 from recsys_embed.seeds import seed_of
 
 WIDTH_BITS, DEPTH = 17, 4
@@ -68,11 +68,7 @@ class FrequencySketch:
         Raises:
             CheckpointError: the file is missing or damaged.
         """
-        try:
-            table = pq.read_table(path, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
-        return cls(np.stack([column.to_numpy() for column in table.columns]))
+        return cls(np.stack([column.to_numpy() for column in read_checked(path).columns]))
 
     @staticmethod
     def _places(ids: np.ndarray) -> list[np.ndarray]:

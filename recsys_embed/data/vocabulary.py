@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from recsys_embed.data.checked import read_checked
 from recsys_embed.data.text_hash import hash_text
-from recsys_embed.errors import CheckpointError
 
 LARGEST = 2**31 - 1
 """The most ids that a vocabulary can have: they are int32."""
@@ -126,11 +126,8 @@ class Vocabulary:
         Raises:
             CheckpointError: the file is missing or damaged.
         """
-        try:
-            table = pq.read_table(path, page_checksum_verification=True)
-            return cls(narrowed(table["value"].slice(1)), table["count"].to_numpy())
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}", file=str(path)) from error
+        table = read_checked(path, ["value", "count"])
+        return cls(narrowed(table["value"].slice(1)), table["count"].to_numpy())
 
 
 def _ranked(table: pa.Table) -> pa.Table:

@@ -102,9 +102,10 @@ def build_recommender(
     if ranks.count() > 1 and options["backend"] == "auto" and config.training.optimizer.tables != "adam":
         options["backend"] = "sharded"  # as "auto" is on several ranks, but no rank ever holds a whole table
     embedding = EmbeddingLayer(features, config.model.dim, **options, sharding=config.sharding, shipped=shipped)
+    padded = config.training.precision == "fp32"  # in less it brings nothing
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        interaction = build_model(config.model, num_features=len(features), num_dense=num_dense)
+        interaction = build_model(config.model, num_features=len(features), num_dense=num_dense, padded=padded)
     tree = config.model_dump(mode="json", include={"model", "embedding"})
     del tree["embedding"]["backend"], tree["embedding"]["initial"]
     if initial and not shipped:

@@ -7,7 +7,8 @@ vectors of width 16, full tables by row-wise Adagrad; DCN-v2 and DLRM with their
 367 columns. ``auc``: of the validation split, mean and standard deviation over three seeds, by a DCN-v2 of one cross
 layer with vectors of width 32: on planted data, two epochs, and, with ``--ratings``, on MovieLens-1M's ratings in
 batches of 1024, until an epoch is no better than the one before it. ``unpadded`` is fp32 without the columns of zeros
-behind the model's input (:mod:`recsys_embed.models.mlp`). Ways take turns; medians and ranges, and the ratio to fp32
+behind the model's input (:mod:`recsys_embed.models.mlp`), ``compiled`` is ``training.compile``, whose seconds for
+compiling are told beside the time of a step, and in none. Ways take turns; medians and ranges, and the ratio to fp32
 within each turn.
 
 Batches are made in the training thread, and nothing is prepared ahead: 4096 rows take 1 to 4 % of these steps by the
@@ -30,10 +31,8 @@ from bench.harness.command import command
 from bench.harness.setting import facts
 
 PRECISIONS = ("fp32", "medium", "bf16")
-UNPADDED = "unpadded"
-"""In fp32 too, without columns of zeros behind the model's input."""
-
-WAYS = (*PRECISIONS, UNPADDED)
+UNPADDED, COMPILED = "unpadded", ", compiled"
+WAYS = (*PRECISIONS, UNPADDED, *(precision + COMPILED for precision in PRECISIONS))
 FEATURES, ROWS, NUMBERS, DIM = 26, 100_000, 13, 16
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "dcn_v2": {"name": "dcn_v2", "dim": DIM, "cross_layers": 2, "hidden": [256, 128]},
@@ -60,15 +59,18 @@ def measured(quick: bool, ratings: Path | None = None) -> dict[str, Any]:
 
 def steps(*, quick: bool) -> list[dict[str, Any]]:
     """Milliseconds of a step of every model and batch size, every way."""
+    import torch
+
     turns, count = (3, 4) if quick else (15, 12)
     found = []
     for name, model in MODELS.items():
         for size in (4096, 1024):
+            torch.compiler.reset()
             runs = {way: _run(model, size, way) for way in WAYS}
             seen: dict[str, list[float]] = {way: [] for way in WAYS}
             for turn in range(turns + 1):  # the first one warms up
                 for way in WAYS:
-                    seen[way].append(runs[way](count if turn else 2))
+                    seen[way].append(runs[way][0](count if turn else 2))
             for way in WAYS:
                 times = seen[way][1:]
                 ratios = [base / one for base, one in zip(seen["fp32"][1:], times, strict=True)]
@@ -81,12 +83,14 @@ def steps(*, quick: bool) -> list[dict[str, Any]]:
                         "range": [round(min(times), 2), round(max(times), 2)],
                         "speedup": round(statistics.median(ratios), 2),
                         "speedup_range": [round(min(ratios), 2), round(max(ratios), 2)],
+                        "compile_seconds": round(getattr(runs[way][1].in_training, "seconds", 0.0), 1),
                     }
                 )
     return found
 
 
-def _run(model: Mapping[str, Any], size: int, way: str) -> Any:
+def _run(model: Mapping[str, Any], size: int, way: str) -> tuple[Any, Any]:
+    """What runs so many steps and tells their milliseconds, and the recommender."""
     import torch
 
     from recsys_embed.config import parse_config
@@ -94,6 +98,7 @@ def _run(model: Mapping[str, Any], size: int, way: str) -> Any:
     from recsys_embed.features import Feature
     from recsys_embed.ids import Ids
     from recsys_embed.recommender import build_recommender
+    from recsys_embed.training.compiling import Compiled
     from recsys_embed.training.optimizers import Optimizers
     from recsys_embed.training.step import step
     from recsys_embed.training.trainer import settings_of
@@ -107,6 +112,8 @@ def _run(model: Mapping[str, Any], size: int, way: str) -> Any:
     )
     recommender = build_recommender(config, [Feature(f"c{i}", ROWS) for i in range(FEATURES)], NUMBERS)
     _pad(recommender, way)
+    if way.endswith(COMPILED):
+        recommender.in_training = Compiled(recommender.interaction, size)
     optimizers = Optimizers(recommender, config.training)
     draw = torch.Generator().manual_seed(0)
     batches = [
@@ -125,11 +132,11 @@ def _run(model: Mapping[str, Any], size: int, way: str) -> Any:
                 step(recommender, batches[i % len(batches)], optimizers)
             return (time.perf_counter() - began) / count * 1000
 
-    return run
+    return run, recommender
 
 
 def _precision(way: str) -> str:
-    return "fp32" if way == UNPADDED else way
+    return "fp32" if way == UNPADDED else way.removesuffix(COMPILED)
 
 
 def _pad(recommender: Any, way: str) -> None:
@@ -176,6 +183,7 @@ def _train(tree: Mapping[str, Any], way: str, seed: int, folder: Path) -> tuple[
     from recsys_embed.training.trainer import train
 
     training = {"optimizer": OPTIMIZER, **tree["training"], "precision": _precision(way), "seed": seed}
+    training["compile"] = way.endswith(COMPILED)
     config = parse_config(
         {
             **tree,
@@ -194,17 +202,19 @@ def _train(tree: Mapping[str, Any], way: str, seed: int, folder: Path) -> tuple[
 def table(result: Mapping[str, Any]) -> str:
     about = {name: result[name] for name in ("machine", "versions")}
     lines = [result["date"], *(f"{name}: {value}" for name, value in about.items()), ""]
-    lines.append(f"{'model':<8}{'batch':>6}  {'way':<10}{'ms':>8}{'range':>18}{'speed-up':>10}{'range':>14}")
+    lines.append(
+        f"{'model':<8}{'batch':>6}  {'way':<18}{'ms':>8}{'range':>18}{'speed-up':>10}{'range':>14}{'compiled in':>14}"
+    )
     for one in result["step"]:
         times, speeds = ("–".join(f"{x:.2f}" for x in one[key]) for key in ("range", "speedup_range"))
         lines.append(
-            f"{one['model']:<8}{one['batch']:>6}  {one['way']:<10}{one['milliseconds']:>8.2f}{times:>18}"
-            f"{one['speedup']:>10.2f}{speeds:>14}"
+            f"{one['model']:<8}{one['batch']:>6}  {one['way']:<18}{one['milliseconds']:>8.2f}{times:>18}"
+            f"{one['speedup']:>10.2f}{speeds:>14}{one['compile_seconds'] or '':>14}"
         )
-    lines += ["", f"{'data':<14}{'way':<10}{'val AUC':>9}{'±':>9}{'samples/s':>12}"]
+    lines += ["", f"{'data':<14}{'way':<18}{'val AUC':>9}{'±':>9}{'samples/s':>12}"]
     for one in result["auc"]:
         lines.append(
-            f"{one['data']:<14}{one['way']:<10}{one['val_auc']:>9.4f}{one['deviation']:>9.4f}"
+            f"{one['data']:<14}{one['way']:<18}{one['val_auc']:>9.4f}{one['deviation']:>9.4f}"
             f"{one['samples_per_second']:>12,}"
         )
     return "\n".join(lines)

@@ -72,6 +72,8 @@ class Compiled:
                 torch.autograd.grad(total, list(self._interaction.parameters()), allow_unused=True)
             except TorchDynamoException as error:
                 told = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+                if "ImportError" in told:
+                    told += " (a compilation that was killed leaves such a file in torch's cache: remove it)"
                 raise ConfigError(
                     f"training.compile = true, but torch cannot compile this model here: {told}",
                     path="training.compile",

@@ -3,16 +3,20 @@
     python bench/dense.py [--quick] [--json FILE] [--ratings FILE]
 
 ``step``: the trainer's own updates of batches that lie ready, 26 features of 100,000 ids and 13 numbers, Zipf-like ids,
-vectors of width 16, full tables by row-wise Adagrad; DCN-v2 and DLRM with their usual layers. ``auc``: of the
-validation split, mean and standard deviation over three seeds, on planted data and, with ``--ratings``, on
-MovieLens-1M's ratings with the model and the optimizers of ``experiments/movielens_1m_rowwise``. Precisions take turns;
-medians and ranges, and the ratio to fp32 within each turn.
+vectors of width 16, full tables by row-wise Adagrad; DCN-v2 and DLRM with their usual layers, whose inputs have 429 and
+367 columns. ``auc``: of the validation split, mean and standard deviation over three seeds, by a DCN-v2 of one cross
+layer with vectors of width 32: on planted data, two epochs, and, with ``--ratings``, on MovieLens-1M's ratings in
+batches of 1024, until an epoch is no better than the one before it. ``unpadded`` is fp32 without the columns of zeros
+behind the model's input (:mod:`recsys_embed.models.mlp`), ``compiled`` is ``training.compile``, whose seconds for
+compiling are told beside the time of a step, and in none. Ways take turns; medians and ranges, and the ratio to fp32
+within each turn.
+
+Batches are made in the training thread, and nothing is prepared ahead: 4096 rows take 1 to 4 % of these steps by the
+slower shuffle of ``python bench/loader.py`` (the results of 2026-11-27 of both), which is less than the steps' range.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,15 +27,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.harness.setting import facts, set_allocator
+from bench.harness.command import command
+from bench.harness.setting import facts
 
 PRECISIONS = ("fp32", "medium", "bf16")
+UNPADDED, COMPILED = "unpadded", ", compiled"
+WAYS = (*PRECISIONS, UNPADDED, *(precision + COMPILED for precision in PRECISIONS))
 FEATURES, ROWS, NUMBERS, DIM = 26, 100_000, 13, 16
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "dcn_v2": {"name": "dcn_v2", "dim": DIM, "cross_layers": 2, "hidden": [256, 128]},
     "dlrm": {"name": "dlrm", "dim": DIM, "bottom": [256, 64], "top": [256, 128]},
 }
 OPTIMIZER = {"tables": "rowwise_adagrad", "tables_lr": 0.1, "dense": "adam", "dense_lr": 1e-3}
+_RATINGS = "MovieLens-1M's ratings with users, as experiments/README.md says"
 RATINGS = {
     "label": {"column": "rating", "positive": [4, 5], "negative": [1, 2]},
     "categorical": ["user_id", "movie_id", "gender", "age", "occupation", "zip"],
@@ -39,50 +47,50 @@ RATINGS = {
 
 
 def main() -> None:
-    set_allocator()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few steps, two seeds of fewer planted rows")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--ratings", type=Path, help="MovieLens-1M's ratings with users, as experiments/README.md says")
-    args = parser.parse_args()
-    result = {**facts(), "step": steps(quick=args.quick), "auc": quality(args.ratings, quick=args.quick)}
-    print(table(result))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    command(__doc__, "few steps, two seeds of fewer planted rows", measured, table, ratings=_RATINGS)
+
+
+def measured(quick: bool, ratings: Path | None = None) -> dict[str, Any]:
+    return {**facts(), "step": steps(quick=quick), "auc": quality(ratings, quick=quick)}
 
 
 # --- the step ----------------------------------------------------------------------------------------------------
 
 
 def steps(*, quick: bool) -> list[dict[str, Any]]:
-    """Milliseconds of a step of every model, batch size and precision."""
+    """Milliseconds of a step of every model and batch size, every way."""
+    import torch
+
     turns, count = (3, 4) if quick else (15, 12)
     found = []
     for name, model in MODELS.items():
         for size in (4096, 1024):
-            runs = {precision: _run(model, size, precision) for precision in PRECISIONS}
-            seen: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+            torch.compiler.reset()
+            runs = {way: _run(model, size, way) for way in WAYS}
+            seen: dict[str, list[float]] = {way: [] for way in WAYS}
             for turn in range(turns + 1):  # the first one warms up
-                for precision in PRECISIONS:
-                    seen[precision].append(runs[precision](count if turn else 2))
-            for precision in PRECISIONS:
-                times = seen[precision][1:]
+                for way in WAYS:
+                    seen[way].append(runs[way][0](count if turn else 2))
+            for way in WAYS:
+                times = seen[way][1:]
                 ratios = [base / one for base, one in zip(seen["fp32"][1:], times, strict=True)]
                 found.append(
                     {
                         "model": name,
                         "batch": size,
-                        "precision": precision,
+                        "way": way,
                         "milliseconds": round(statistics.median(times), 2),
                         "range": [round(min(times), 2), round(max(times), 2)],
                         "speedup": round(statistics.median(ratios), 2),
                         "speedup_range": [round(min(ratios), 2), round(max(ratios), 2)],
+                        "compile_seconds": round(getattr(runs[way][1].in_training, "seconds", 0.0), 1),
                     }
                 )
     return found
 
 
-def _run(model: Mapping[str, Any], size: int, precision: str) -> Any:
+def _run(model: Mapping[str, Any], size: int, way: str) -> tuple[Any, Any]:
+    """What runs so many steps and tells their milliseconds, and the recommender."""
     import torch
 
     from recsys_embed.config import parse_config
@@ -90,6 +98,7 @@ def _run(model: Mapping[str, Any], size: int, precision: str) -> Any:
     from recsys_embed.features import Feature
     from recsys_embed.ids import Ids
     from recsys_embed.recommender import build_recommender
+    from recsys_embed.training.compiling import Compiled
     from recsys_embed.training.optimizers import Optimizers
     from recsys_embed.training.step import step
     from recsys_embed.training.trainer import settings_of
@@ -98,10 +107,13 @@ def _run(model: Mapping[str, Any], size: int, precision: str) -> Any:
         {
             "data": {"path": "drawn"},
             "model": dict(model),
-            "training": {"batch_size": size, "precision": precision, "optimizer": OPTIMIZER},
+            "training": {"batch_size": size, "precision": _precision(way), "optimizer": OPTIMIZER},
         }
     )
     recommender = build_recommender(config, [Feature(f"c{i}", ROWS) for i in range(FEATURES)], NUMBERS)
+    _pad(recommender, way)
+    if way.endswith(COMPILED):
+        recommender.in_training = Compiled(recommender.interaction, size)
     optimizers = Optimizers(recommender, config.training)
     draw = torch.Generator().manual_seed(0)
     batches = [
@@ -120,14 +132,23 @@ def _run(model: Mapping[str, Any], size: int, precision: str) -> Any:
                 step(recommender, batches[i % len(batches)], optimizers)
             return (time.perf_counter() - began) / count * 1000
 
-    return run
+    return run, recommender
+
+
+def _precision(way: str) -> str:
+    return "fp32" if way == UNPADDED else way.removesuffix(COMPILED)
+
+
+def _pad(recommender: Any, way: str) -> None:
+    if way == UNPADDED:
+        recommender.interaction.padding = 0
 
 
 # --- the result --------------------------------------------------------------------------------------------------
 
 
 def quality(ratings: Path | None, *, quick: bool) -> list[dict[str, Any]]:
-    """Validation AUC of every data set and precision."""
+    """Validation AUC of every data set, every way; MovieLens-1M has a width that needs no padding."""
     rows, seeds = (30_000, 2) if quick else (300_000, 3)
     planted: dict[str, Any] = {"data": {"planted": {"rows": rows}}, "training": {"epochs": 2}}
     real: dict[str, Any] = {
@@ -136,17 +157,17 @@ def quality(ratings: Path | None, *, quick: bool) -> list[dict[str, Any]]:
         "training": {"batch_size": 1024, "epochs": 10, "patience": 1},
     }
     found = []
-    for name, tree in (("planted", planted), ("MovieLens-1M", real if ratings else None)):
+    for name, tree, ways in (("planted", planted, WAYS), ("MovieLens-1M", real if ratings else None, PRECISIONS)):
         if tree is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            for precision in PRECISIONS:
-                seen = [_train(tree, precision, seed, Path(folder)) for seed in range(seeds)]
+            for way in ways:
+                seen = [_train(tree, way, seed, Path(folder)) for seed in range(seeds)]
                 aucs = [auc for auc, _ in seen]
                 found.append(
                     {
                         "data": name,
-                        "precision": precision,
+                        "way": way,
                         "val_auc": round(statistics.mean(aucs), 5),
                         "deviation": round(statistics.stdev(aucs), 5),
                         "samples_per_second": round(statistics.median(speed for _, speed in seen)),
@@ -155,13 +176,14 @@ def quality(ratings: Path | None, *, quick: bool) -> list[dict[str, Any]]:
     return found
 
 
-def _train(tree: Mapping[str, Any], precision: str, seed: int, folder: Path) -> tuple[float, float]:
+def _train(tree: Mapping[str, Any], way: str, seed: int, folder: Path) -> tuple[float, float]:
     from recsys_embed.config import parse_config
     from recsys_embed.data import prepare
     from recsys_embed.recommender import build_recommender
     from recsys_embed.training.trainer import train
 
-    training = {"optimizer": OPTIMIZER, **tree["training"], "precision": precision, "seed": seed}
+    training = {"optimizer": OPTIMIZER, **tree["training"], "precision": _precision(way), "seed": seed}
+    training["compile"] = way.endswith(COMPILED)
     config = parse_config(
         {
             **tree,
@@ -172,6 +194,7 @@ def _train(tree: Mapping[str, Any], precision: str, seed: int, folder: Path) -> 
     )
     dataset = prepare(config.data, folder / "data")
     model = build_recommender(config, dataset.features, len(dataset.dense))
+    _pad(model, way)
     result = train(model, dataset, config.training, progress=False)
     return result.val["auc"], result.train_samples_per_second
 
@@ -179,17 +202,19 @@ def _train(tree: Mapping[str, Any], precision: str, seed: int, folder: Path) -> 
 def table(result: Mapping[str, Any]) -> str:
     about = {name: result[name] for name in ("machine", "versions")}
     lines = [result["date"], *(f"{name}: {value}" for name, value in about.items()), ""]
-    lines.append(f"{'model':<8}{'batch':>6}  {'precision':<10}{'ms':>8}{'range':>18}{'speed-up':>10}{'range':>14}")
+    lines.append(
+        f"{'model':<8}{'batch':>6}  {'way':<18}{'ms':>8}{'range':>18}{'speed-up':>10}{'range':>14}{'compiled in':>14}"
+    )
     for one in result["step"]:
         times, speeds = ("–".join(f"{x:.2f}" for x in one[key]) for key in ("range", "speedup_range"))
         lines.append(
-            f"{one['model']:<8}{one['batch']:>6}  {one['precision']:<10}{one['milliseconds']:>8.2f}{times:>18}"
-            f"{one['speedup']:>10.2f}{speeds:>14}"
+            f"{one['model']:<8}{one['batch']:>6}  {one['way']:<18}{one['milliseconds']:>8.2f}{times:>18}"
+            f"{one['speedup']:>10.2f}{speeds:>14}{one['compile_seconds'] or '':>14}"
         )
-    lines += ["", f"{'data':<14}{'precision':<10}{'val AUC':>9}{'±':>9}{'samples/s':>12}"]
+    lines += ["", f"{'data':<14}{'way':<18}{'val AUC':>9}{'±':>9}{'samples/s':>12}"]
     for one in result["auc"]:
         lines.append(
-            f"{one['data']:<14}{one['precision']:<10}{one['val_auc']:>9.4f}{one['deviation']:>9.4f}"
+            f"{one['data']:<14}{one['way']:<18}{one['val_auc']:>9.4f}{one['deviation']:>9.4f}"
             f"{one['samples_per_second']:>12,}"
         )
     return "\n".join(lines)

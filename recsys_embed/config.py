@@ -601,6 +601,9 @@ class TrainingConfig(Node):
     ``medium`` lets torch round the factors where that is faster
     (``torch.set_float32_matmul_precision``), ``bf16`` computes the whole forward pass of the model in bfloat16, by
     autocast. Weights, tables, optimizers, the loss and every evaluation are float32 in any case.
+
+    With ``compile`` the model, without its embeddings, is compiled by ``torch.compile`` before the first step, which
+    needs a C++ compiler on CPU; the same command does so again where a training goes on.
     """
 
     batch_size: int = Field(default=4096, ge=1)
@@ -618,6 +621,7 @@ class TrainingConfig(Node):
     keep_checkpoints: int = Field(default=2, ge=1)
     shuffle_memory: int | str = "2GB"
     precision: Literal["fp32", "medium", "bf16"] = "fp32"
+    compile: bool = False
 
     @field_validator("shuffle_memory")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -44,7 +44,10 @@ class Recommender(nn.Module):
     the truth, at the price of a few rows with large gradients; a column of weights says it.
 
     With ``bf16`` the model, but not the embedding layer, computes its forward pass in bfloat16 while it is trained.
+    ``in_training``, where it is set, is called instead of the model then: the same, but compiled.
     """
+
+    in_training: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __init__(
         self,
@@ -62,8 +65,9 @@ class Recommender(nn.Module):
     def forward(self, batch: Inputs) -> Tensor:
         """Logits ``[B]`` float32 over the rows that are trained on."""
         vectors = self.embedding(batch.ids)
+        interaction = self.in_training if self.training and self.in_training is not None else self.interaction
         with torch.autocast(vectors.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
-            logits: Tensor = self.interaction(vectors, batch.dense)
+            logits: Tensor = interaction(vectors, batch.dense)
         return logits.float()
 
     @property
@@ -102,9 +106,10 @@ def build_recommender(
     if ranks.count() > 1 and options["backend"] == "auto" and config.training.optimizer.tables != "adam":
         options["backend"] = "sharded"  # as "auto" is on several ranks, but no rank ever holds a whole table
     embedding = EmbeddingLayer(features, config.model.dim, **options, sharding=config.sharding, shipped=shipped)
+    padded = config.training.precision == "fp32"  # in less it brings nothing
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        interaction = build_model(config.model, num_features=len(features), num_dense=num_dense)
+        interaction = build_model(config.model, num_features=len(features), num_dense=num_dense, padded=padded)
     tree = config.model_dump(mode="json", include={"model", "embedding"})
     del tree["embedding"]["backend"], tree["embedding"]["initial"]
     if initial and not shipped:

@@ -193,13 +193,13 @@ def test_the_loader_is_compared_by_its_slower_shuffle_with_the_fastest_training(
     )
 
 
-def test_precisions_take_turns_on_the_trainers_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ways_take_turns_on_the_trainers_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = ("fp32", "bf16", dense.UNPADDED)
+    monkeypatch.setattr(dense, "WAYS", ways)
     monkeypatch.setattr(dense, "MODELS", {"dlrm": {"name": "dlrm", "dim": 4, "bottom": [4], "top": [4]}})
     for name, value in (("FEATURES", 2), ("ROWS", 50), ("NUMBERS", 1)):
         monkeypatch.setattr(dense, name, value)
     found = dense.steps(quick=True)
-    assert [(one["batch"], one["precision"]) for one in found] == [
-        (b, p) for b in (4096, 1024) for p in dense.PRECISIONS
-    ]
+    assert [(one["batch"], one["way"]) for one in found] == [(b, way) for b in (4096, 1024) for way in ways]
     assert all(one["milliseconds"] > 0 and one["range"][0] <= one["milliseconds"] <= one["range"][1] for one in found)
-    assert {one["speedup"] for one in found if one["precision"] == "fp32"} == {1.0}
+    assert {one["speedup"] for one in found if one["way"] == "fp32"} == {1.0}

@@ -16,6 +16,11 @@ __all__ = ["DLRM", "DCNv2", "build_model"]
 _MODELS: dict[type[Node], Callable[..., nn.Module]] = {DCNv2Config: DCNv2, DLRMConfig: DLRM}
 
 
-def build_model(config: ModelConfig, *, num_features: int, num_dense: int) -> nn.Module:
-    """The model that ``config`` describes: ``forward(vectors [B, F, D], dense [B, n]) → logits [B]``."""
-    return _MODELS[type(config)](num_features, num_dense, **config.model_dump(exclude={"name"}))
+def build_model(config: ModelConfig, *, num_features: int, num_dense: int, padded: bool = False) -> nn.Module:
+    """The model that ``config`` describes: ``forward(vectors [B, F, D], dense [B, n]) → logits [B]``.
+
+    With ``padded`` its input has a width that suits the processor while it is trained; see
+    :mod:`recsys_embed.models.mlp`.
+    """
+    options = config.model_dump(exclude={"name"})
+    return _MODELS[type(config)](num_features, num_dense, **options, padded=padded)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys_embed.models.mlp import mlp
+from recsys_embed.models.mlp import PaddedLinear, mlp, padding
 
 
 class CrossLayer(nn.Module):
@@ -28,8 +28,12 @@ class CrossLayer(nn.Module):
         self.linear = nn.Linear(width, width)
 
     def forward(self, x0: Tensor, x: Tensor) -> Tensor:
-        """Both ``[B, I]``; so is the result."""
-        return torch.addcmul(x, x0, functional.linear(x, self.linear.weight, self.linear.bias))
+        """Both ``[B, I]``, or wider with zeros behind; so is the result."""
+        weight: Tensor = self.linear.weight
+        bias: Tensor = self.linear.bias
+        if more := x.shape[1] - self.linear.in_features:
+            weight, bias = functional.pad(weight, (0, more, 0, more)), functional.pad(bias, (0, more))
+        return torch.addcmul(x, x0, functional.linear(x, weight, bias))
 
 
 class DCNv2(nn.Module):
@@ -49,18 +53,23 @@ class DCNv2(nn.Module):
         cross_layers: int = 2,
         hidden: Sequence[int] = (256, 128),
         dropout: float = 0.0,
+        padded: bool = False,
     ) -> None:
         super().__init__()
         width = num_features * dim + num_dense
         self.cross = nn.ModuleList(CrossLayer(width) for _ in range(cross_layers))
         self.deep = mlp((width, *hidden), dropout=dropout)
-        self.logit = nn.Linear((width, *hidden)[-1], 1)
+        self.logit = PaddedLinear((width, *hidden)[-1], 1)
+        self.padding = padding(width) if padded else 0
 
     def forward(self, vectors: Tensor, dense: Tensor) -> Tensor:
         """Logits ``[B]`` of ``vectors [B, F, D]`` and ``dense [B, n]``, where n may be 0."""
-        x0 = vectors.flatten(1)
+        parts = [vectors.flatten(1)]
         if dense.shape[1]:
-            x0 = torch.cat((x0, dense), dim=1)
+            parts.append(dense)
+        if self.training and self.padding:
+            parts.append(dense.new_zeros(len(dense), self.padding))
+        x0 = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         x = x0
         for layer in self.cross:
             x = layer(x0, x)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_embed.errors import ConfigError
-from recsys_embed.models.mlp import mlp
+from recsys_embed.models.mlp import PaddedLinear, mlp, padding
 
 
 class DLRM(nn.Module):
@@ -44,6 +44,7 @@ class DLRM(nn.Module):
         bottom: Sequence[int] = (64,),
         top: Sequence[int] = (256, 128),
         dropout: float = 0.0,
+        padded: bool = False,
     ) -> None:
         super().__init__()
         vectors = num_features + bool(num_dense)
@@ -54,15 +55,19 @@ class DLRM(nn.Module):
         self.register_buffer("pairs", rows * vectors + columns, persistent=False)
         width = self.pairs.numel() + (dim if num_dense else 0)
         self.top = mlp((width, *top), dropout=dropout)
-        self.logit = nn.Linear((width, *top)[-1], 1)
+        self.logit = PaddedLinear((width, *top)[-1], 1)
+        self.padding = padding(width) if padded else 0
 
     def forward(self, vectors: Tensor, dense: Tensor) -> Tensor:
         """Logits ``[B]`` of ``vectors [B, F, D]`` and ``dense [B, n]``, where n may be 0."""
-        if self.bottom is None:
-            x = self._products(vectors)
-        else:
-            dense_vector = self.bottom(dense)  # [B, D]
-            x = torch.cat((dense_vector, self._products(torch.cat((dense_vector.unsqueeze(1), vectors), 1))), 1)
+        parts = []
+        if self.bottom is not None:
+            parts.append(self.bottom(dense))  # [B, D]
+            vectors = torch.cat((parts[0].unsqueeze(1), vectors), 1)
+        parts.append(self._products(vectors))
+        if self.training and self.padding:
+            parts.append(parts[-1].new_zeros(len(dense), self.padding))
+        x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         logits: Tensor = self.logit(self.top(x))
         return logits.squeeze(1)
 

@@ -25,6 +25,7 @@ from recsys_embed.errors import ConfigError, DivergedError
 from recsys_embed.files import only_writer
 from recsys_embed.recommender import Recommender
 from recsys_embed.stages import Step
+from recsys_embed.training.compiling import Compiled, compiled
 from recsys_embed.training.course import Course, Place
 from recsys_embed.training.device import device_of
 from recsys_embed.training.divergence import located
@@ -44,6 +45,7 @@ class TrainResult:
     """What a training did. ``val`` are the metrics of the kept weights; ``history`` has a dict for each epoch.
 
     ``best_epoch`` is that of the kept weights: the last one where the last stage is of fixed length.
+    ``compile_seconds`` are those of this process, and no part of ``train_seconds``.
     """
 
     best_epoch: int
@@ -52,6 +54,7 @@ class TrainResult:
     val: dict[str, float]
     samples_seen: int
     train_seconds: float
+    compile_seconds: float = 0.0
 
     @property
     def train_samples_per_second(self) -> float:
@@ -88,7 +91,7 @@ def train(
             trained; where a checkpoint is taken up it is not.
 
     Raises:
-        ConfigError: the device is not there.
+        ConfigError: the device is not there; or the model cannot be compiled.
         DivergedError: a loss, a gradient or a prediction is not finite; no table was changed by it.
         CheckpointError: the folder holds a run of another configuration, is being written, or cannot be written.
         DataError: a split without rows, or validation rows of one class.
@@ -109,7 +112,9 @@ def train(
             "data": {"fingerprint": dataset.fingerprint},
         }
         saved = None if checkpoints is None else Checkpoints(checkpoints, identity, config.keep_checkpoints)
-        run = _Run(model, feed, validation, config, saved, {} if meta is None else meta)
+        first, last = ranks.share().of(config.batch_size)
+        made = stack.enter_context(compiled(model, last - first)) if config.compile else None
+        run = _Run(model, feed, validation, config, saved, {} if meta is None else meta, made)
         if not run.resume() and begin is not None:
             begin(model, run.optimizers)
         with interruptible(run.how_to_resume) as stop, bar(run.samples, shown=progress and ranks.own() == 0) as drawn:
@@ -128,8 +133,10 @@ class _Run:
         config: TrainingConfig,
         checkpoints: Checkpoints | None,
         meta: dict[str, Any],
+        compiled: Compiled | None,
     ) -> None:
         self._model, self._feed, self._validation, self._config = model, feed, validation, config
+        self._compiled = compiled
         self._checkpoints, self._meta = checkpoints, meta
         self.optimizers = Optimizers(model, config)
         self._course = Course(model.embedding.stages, config)
@@ -172,7 +179,12 @@ class _Run:
             val=self._validation.report(self._model),
             samples_seen=place.samples_seen,
             train_seconds=place.train_seconds,
+            compile_seconds=self._compile_seconds,
         )
+
+    @property
+    def _compile_seconds(self) -> float:
+        return 0.0 if self._compiled is None else self._compiled.seconds
 
     # --- an epoch --------------------------------------------------------------------------------------------
 
@@ -218,13 +230,13 @@ class _Run:
             yield what, batch
 
     def _step(self, what: Step, batch: Labelled, drawn: Bar) -> None:
-        place, began = self._place, time.perf_counter()
+        place, began, compiling = self._place, time.perf_counter(), self._compile_seconds
         try:
             done = step(self._model, batch, self.optimizers, what)
         except DivergedError as error:
             raise located(error, self._model, batch, place.step + 1, self._told(what)) from error
         self._course.stepped(place, done.samples, done.loss.item(), done.weight)
-        self._took(time.perf_counter() - began)
+        self._took(time.perf_counter() - began - (self._compile_seconds - compiling))
         drawn.advance(done.samples, done.objective)
 
     def _took(self, seconds: float) -> None:

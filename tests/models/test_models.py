@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from recsys_embed.config import DCNv2Config, DLRMConfig
+from recsys_embed.config import DCNv2Config, DLRMConfig, parse_config
 from recsys_embed.errors import ConfigError
+from recsys_embed.features import Feature
 from recsys_embed.models import DLRM, DCNv2, build_model
+from recsys_embed.recommender import build_recommender
 from recsys_embed.testing import ModelContract
 
 
@@ -111,3 +115,38 @@ def test_dropout_is_for_training_only() -> None:
     assert not torch.equal(model(vectors, dense), model(vectors, dense))
     model.eval()
     assert torch.equal(model(vectors, dense), model(vectors, dense))
+
+
+@pytest.mark.parametrize("make", [DCNv2, DLRM])
+@given(features=st.integers(2, 5), dense=st.integers(0, 3), dim=st.integers(1, 7), hidden=st.booleans())
+def test_padding_changes_nothing(make: type[nn.Module], features: int, dense: int, dim: int, hidden: bool) -> None:
+    """The same weights, logits and gradients, in training and out of it; and the width in training is a multiple."""
+    layers = {"hidden" if make is DCNv2 else "top": (5,) * hidden}
+    plain, padded = (
+        (torch.manual_seed(0), make(features, dense, dim=dim, **layers, padded=p).double())[1] for p in (False, True)
+    )
+    state = plain.state_dict()
+    assert list(state) == list(padded.state_dict())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in padded.state_dict().items())
+    widths = list[int]()
+    deep = padded.get_submodule("deep" if make is DCNv2 else "top")
+    deep.register_forward_pre_hook(lambda module, given: widths.append(given[0].shape[1]))
+    draw = torch.Generator().manual_seed(1)
+    vectors = torch.randn(6, features, dim, generator=draw, dtype=torch.float64, requires_grad=True)
+    columns = torch.randn(6, dense, generator=draw, dtype=torch.float64)
+    found = []
+    for model in (plain, padded):
+        logits = model(vectors, columns)
+        found.append((logits, *torch.autograd.grad(logits.sin().sum(), [vectors, *model.parameters()])))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
+    assert [width % 16 for width in widths] == [0]
+    assert torch.equal(plain.eval()(vectors, columns), padded.eval()(vectors, columns))
+
+
+def test_training_in_float32_is_padded() -> None:
+    def padding_of(**training: str) -> int:
+        config = parse_config({"data": {"path": "x"}, "model": {"dim": 3}, "training": training})
+        return build_recommender(config, [Feature("a", 5), Feature("b", 5)], 1).interaction.padding  # type: ignore[return-value]
+
+    assert padding_of() == 9
+    assert padding_of(precision="medium") == padding_of(precision="bf16") == 0

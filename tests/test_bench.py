@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench import dense, loader, sharding
-from bench.harness import bandwidth, worlds
+from bench import dense, loader, sharding, training_throughput
+from bench.harness import bandwidth, strategies, worlds
 from bench.harness.bandwidth import Bytes, Size, bytes_of
 from bench.harness.draws import scattered, uniform, zipf_ranks
 from bench.harness.steps import PARTS, TimedStep
@@ -19,6 +20,7 @@ from bench.harness.worlds import Scale, Setup
 from recsys_embed import EmbeddingLayer, Feature
 from recsys_embed.config import TrainingConfig
 from recsys_embed.data import prepare
+from recsys_embed.embeddings import CLASSES
 from recsys_embed.embeddings.compositional import Compositional
 from recsys_embed.features import resolve
 from recsys_embed.ids import Ids
@@ -203,3 +205,31 @@ def test_precisions_take_turns_on_the_trainers_step(monkeypatch: pytest.MonkeyPa
     ]
     assert all(one["milliseconds"] > 0 and one["range"][0] <= one["milliseconds"] <= one["range"][1] for one in found)
     assert {one["speedup"] for one in found if one["precision"] == "fp32"} == {1.0}
+
+
+@pytest.fixture
+def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategies, "MODEL", {"name": "dlrm", "dim": 16, "bottom": [8], "top": [4]})
+
+
+@pytest.mark.usefixtures("small_model")
+def test_every_stage_of_every_strategy_is_trained_beside_full_tables() -> None:
+    features, batches = [Feature("a", 3000), Feature("b", 2000)], worlds.batches_of(SCALE, WHOLE)
+    batches = [replace(batch, ids=Ids(batch.ids.values[:2], 2)) for batch in batches]
+    cells = training_throughput.compare(features, batches, turns=1)
+    assert {cell["strategy"] for cell in cells} == set(strategies.strategies())
+    assert len(strategies.strategies()) == len(CLASSES) + 2
+    stages = {(cell["strategy"], cell["stage"]) for cell in cells if cell["stage"]}
+    assert stages >= {("dnis", "search"), ("dnis", "retrain"), ("pep", "search"), ("magnitude", "warm_up")}
+    assert all(cell["samples_per_second"] > 0 for cell in cells)
+    full = cells[0]
+    assert (full["strategy"], full["of_full_range"]) == ("full", [1, 1])
+    assert (full["serve_bytes"], full["train_bytes"]) == (5000 * 16 * 4, 5000 * (16 * 4 + 4))
+    others = [cell for cell in cells if not cell["strategy"].startswith("full")]
+    assert all(cell["serve_bytes"] <= 0.1 * full["serve_bytes"] for cell in others)
+
+
+def test_throughput_is_compared_with_its_neighbour() -> None:
+    told = training_throughput.summary([(100, 50), (400, 100), (10, 10)])
+    assert (told["samples_per_second"], told["range"]) == (50, [10, 100])
+    assert (told["of_full"], told["of_full_range"]) == (0.5, [0.25, 1])

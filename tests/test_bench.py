@@ -8,17 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
-from bench import dense, loader, sharding, training_throughput
+from bench import dense, loader, scoring, sharding, training_throughput
 from bench.harness import bandwidth, strategies, worlds
 from bench.harness.bandwidth import Bytes, Size, bytes_of
 from bench.harness.draws import scattered, uniform, zipf_ranks
 from bench.harness.steps import PARTS, TimedStep
 from bench.harness.worlds import Scale, Setup
 from recsys_embed import EmbeddingLayer, Feature
-from recsys_embed.config import TrainingConfig
+from recsys_embed.config import DataConfig, TrainingConfig
 from recsys_embed.data import prepare
 from recsys_embed.embeddings import CLASSES
 from recsys_embed.embeddings.compositional import Compositional
@@ -233,3 +234,31 @@ def test_throughput_is_compared_with_its_neighbour() -> None:
     told = training_throughput.summary([(100, 50), (400, 100), (10, 10)])
     assert (told["samples_per_second"], told["range"]) == (50, [10, 100])
     assert (told["of_full"], told["of_full_range"]) == (0.5, [0.25, 1])
+
+
+@pytest.mark.usefixtures("small_model")
+def test_each_strategys_shipped_model_scores_raw_rows(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategies, "KEPT", 0.5)
+    config = {"label": "clicked", "categorical": ["user", "item"], "numeric": ["price"], "split": {"column": "part"}}
+    dataset = prepare(clicks, config, tmp_path / "data")
+    data = DataConfig(path=str(clicks), **config)
+    scores = scoring.scorers(dataset, data, tmp_path / "models")
+    assert set(scores) >= {"encoding", *strategies.strategies()}
+    frame = pd.read_csv(clicks, dtype={"user": str, "item": str})[["user", "item", "price"]]
+    for name in set(scores) - {"encoding"}:
+        found = scores[name](frame[:64])
+        assert found.shape == (64,)
+        assert found.between(0, 1).all()
+    if "full, MLflow" in scores:
+        assert (scores["full, MLflow"](frame[:64]) == scores["full"](frame[:64])).all()
+    told = scoring.measure({name: scores[name] for name in ("encoding", "hash")}, frame, turns=1, requests=3)
+    assert [one["scorer"] for one in told] == ["encoding", "hash"]
+    assert all(one["rows_per_second"] > 0 and one["single_row_ms"] > 0 for one in told)
+
+
+def test_speeds_of_scoring_by_hand() -> None:
+    told = scoring.summary(100, [0.1, 0.4, 0.2], [n / 1000 for n in range(1, 201)])
+    assert (told["rows_per_second"], told["range"]) == (500, [250, 1000])
+    assert (told["single_row_ms"], told["single_row_p99_ms"]) == (100.5, 198)

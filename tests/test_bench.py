@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import dense, loader, scoring, sharding, training_throughput
+from bench import dense, loader, scoring, sharding, startup, training_throughput
 from bench.harness import bandwidth, strategies, worlds
 from bench.harness.bandwidth import Bytes, Size, bytes_of
 from bench.harness.draws import scattered, uniform, zipf_ranks
@@ -262,3 +262,12 @@ def test_speeds_of_scoring_by_hand() -> None:
     told = scoring.summary(100, [0.1, 0.4, 0.2], [n / 1000 for n in range(1, 201)])
     assert (told["rows_per_second"], told["range"]) == (500, [250, 1000])
     assert (told["single_row_ms"], told["single_row_p99_ms"]) == (100.5, 198)
+
+
+def test_waits_are_compared_turn_by_turn() -> None:
+    told = startup.summary([1, 2, 4], [4, 4, 4])
+    assert (told["seconds"], told["range"], told["there_seconds"]) == (2, [1, 4], 4)
+    assert (told["ratio"], told["ratio_range"]) == (2, [1, 4])
+    about = {"date": "", "machine": {}, "versions": {}, "setting": {}}
+    line = startup.table({**about, "cells": [{"what": "help", **told}]}).splitlines()[-1]
+    assert line.split() == ["help", "2.00", "1.00–4.00", "4.00", "2.00", "1.00–4.00"]

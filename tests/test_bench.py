@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
-from bench import dense, loader, sharding
-from bench.harness import bandwidth, worlds
+from bench import dense, loader, scoring, sharding, startup, training_throughput
+from bench.harness import bandwidth, strategies, worlds
 from bench.harness.bandwidth import Bytes, Size, bytes_of
 from bench.harness.draws import scattered, uniform, zipf_ranks
 from bench.harness.steps import PARTS, TimedStep
 from bench.harness.worlds import Scale, Setup
 from recsys_embed import EmbeddingLayer, Feature
-from recsys_embed.config import TrainingConfig
+from recsys_embed.config import DataConfig, TrainingConfig
 from recsys_embed.data import prepare
+from recsys_embed.embeddings import CLASSES
 from recsys_embed.embeddings.compositional import Compositional
 from recsys_embed.features import resolve
 from recsys_embed.ids import Ids
@@ -203,3 +206,68 @@ def test_ways_take_turns_on_the_trainers_step(monkeypatch: pytest.MonkeyPatch) -
     assert [(one["batch"], one["way"]) for one in found] == [(b, way) for b in (4096, 1024) for way in ways]
     assert all(one["milliseconds"] > 0 and one["range"][0] <= one["milliseconds"] <= one["range"][1] for one in found)
     assert {one["speedup"] for one in found if one["way"] == "fp32"} == {1.0}
+
+
+@pytest.fixture
+def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategies, "MODEL", {"name": "dlrm", "dim": 16, "bottom": [8], "top": [4]})
+
+
+@pytest.mark.usefixtures("small_model")
+def test_every_stage_of_every_strategy_is_trained_beside_full_tables() -> None:
+    features, batches = [Feature("a", 3000), Feature("b", 2000)], worlds.batches_of(SCALE, WHOLE)
+    batches = [replace(batch, ids=Ids(batch.ids.values[:2], 2)) for batch in batches]
+    cells = training_throughput.compare(features, batches, turns=1)
+    assert {cell["strategy"] for cell in cells} == set(strategies.strategies())
+    assert len(strategies.strategies()) == len(CLASSES) + 2
+    stages = {(cell["strategy"], cell["stage"]) for cell in cells if cell["stage"]}
+    assert stages >= {("dnis", "search"), ("dnis", "retrain"), ("pep", "search"), ("magnitude", "warm_up")}
+    assert all(cell["samples_per_second"] > 0 for cell in cells)
+    full = cells[0]
+    assert (full["strategy"], full["of_full_range"]) == ("full", [1, 1])
+    assert (full["serve_bytes"], full["train_bytes"]) == (5000 * 16 * 4, 5000 * (16 * 4 + 4))
+    others = [cell for cell in cells if not cell["strategy"].startswith("full")]
+    assert all(cell["serve_bytes"] <= 0.1 * full["serve_bytes"] for cell in others)
+
+
+def test_throughput_is_compared_with_its_neighbour() -> None:
+    told = training_throughput.summary([(100, 50), (400, 100), (10, 10)])
+    assert (told["samples_per_second"], told["range"]) == (50, [10, 100])
+    assert (told["of_full"], told["of_full_range"]) == (0.5, [0.25, 1])
+
+
+@pytest.mark.usefixtures("small_model")
+def test_each_strategys_shipped_model_scores_raw_rows(
+    clicks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategies, "KEPT", 0.5)
+    config = {"label": "clicked", "categorical": ["user", "item"], "numeric": ["price"], "split": {"column": "part"}}
+    dataset = prepare(clicks, config, tmp_path / "data")
+    data = DataConfig(path=str(clicks), **config)
+    scores = scoring.scorers(dataset, data, tmp_path / "models")
+    assert set(scores) >= {"encoding", *strategies.strategies()}
+    frame = pd.read_csv(clicks, dtype={"user": str, "item": str})[["user", "item", "price"]]
+    for name in set(scores) - {"encoding"}:
+        found = scores[name](frame[:64])
+        assert found.shape == (64,)
+        assert found.between(0, 1).all()
+    if "full, MLflow" in scores:
+        assert (scores["full, MLflow"](frame[:64]) == scores["full"](frame[:64])).all()
+    told = scoring.measure({name: scores[name] for name in ("encoding", "hash")}, frame, turns=1, requests=3)
+    assert [one["scorer"] for one in told] == ["encoding", "hash"]
+    assert all(one["rows_per_second"] > 0 and one["single_row_ms"] > 0 for one in told)
+
+
+def test_speeds_of_scoring_by_hand() -> None:
+    told = scoring.summary(100, [0.1, 0.4, 0.2], [n / 1000 for n in range(1, 201)])
+    assert (told["rows_per_second"], told["range"]) == (500, [250, 1000])
+    assert (told["single_row_ms"], told["single_row_p99_ms"]) == (100.5, 198)
+
+
+def test_waits_are_compared_turn_by_turn() -> None:
+    told = startup.summary([1, 2, 4], [4, 4, 4])
+    assert (told["seconds"], told["range"], told["there_seconds"]) == (2, [1, 4], 4)
+    assert (told["ratio"], told["ratio_range"]) == (2, [1, 4])
+    about = {"date": "", "machine": {}, "versions": {}, "setting": {}}
+    line = startup.table({**about, "cells": [{"what": "help", **told}]}).splitlines()[-1]
+    assert line.split() == ["help", "2.00", "1.00–4.00", "4.00", "2.00", "1.00–4.00"]

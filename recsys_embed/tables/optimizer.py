@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_embed import ranks
+from recsys_embed.eager import unmarked
 from recsys_embed.errors import ConfigError, DivergedError
 from recsys_embed.tables.base import Request, Tables
 
@@ -55,6 +56,8 @@ class TablesOptimizer(torch.optim.Optimizer):
         self._share = share
         self._pending: list[Read] = []
         self._expose()
+
+    add_param_group = unmarked(torch.optim.Optimizer.add_param_group)
 
     def read(self, group: int, request: Request) -> Tensor:
         """A leaf over the rows; the read becomes pending when the leaf's gradient arrives, and not before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -35,24 +36,62 @@ class Outbox(Protocol):
 
 
 class Direct:
-    """A local store, written at once."""
+    """A local store, written at once, from when it is open: MLflow takes seconds to import, in which the job goes on.
+
+    An error in the background is raised by the next call.
+    """
 
     def __init__(self, uri: str, borrowed: str | None) -> None:
         self._ids = {JOB: borrowed} if borrowed else {}
         self._store = Store(uri)
-        self._store.connect()
+        self._waiting: list[Operation] | None = []  # None: it is open
+        self._changing = threading.Lock()
+        self._error: Exception | None = None
+        self._opening = threading.Thread(target=self._open, name="recsys_embed.tracking")
+        self._opening.start()
 
     def put(self, operations: Sequence[Operation]) -> None:
+        with self._changing:
+            if self._waiting is not None and self._error is None:
+                self._waiting += operations
+                return
+        self._opened()
+        self._send(operations)
+
+    def id(self, run: int, *, wait: bool = False) -> str:
+        self._opened()
+        return self._ids[run]
+
+    def close(self) -> int:
+        self._opened()
+        return 0
+
+    def _open(self) -> None:
+        try:
+            with settings():
+                self._store.connect()
+                while operations := self._next():
+                    self._send(operations)
+        except Exception as error:
+            self._error = error
+
+    def _next(self) -> list[Operation]:
+        """What waits; where nothing does, from now on nothing will."""
+        with self._changing:
+            assert self._waiting is not None
+            operations, self._waiting = self._waiting, [] if self._waiting else None
+        return operations
+
+    def _opened(self) -> None:
+        self._opening.join()
+        if self._error is not None:
+            raise self._error
+
+    def _send(self, operations: Sequence[Operation]) -> None:
         for operation in operations:
             created = self._store.send(operation, self._ids)
             if created is not None:
                 self._ids[operation["run"]] = created
-
-    def id(self, run: int, *, wait: bool = False) -> str:
-        return self._ids[run]
-
-    def close(self) -> int:
-        return 0
 
 
 class Spooled:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from recsys_embed import ranks
 from recsys_embed.config import TrainingConfig
+from recsys_embed.eager import eager
 from recsys_embed.embeddings.base import Strategy
 from recsys_embed.errors import DivergedError
 from recsys_embed.recommender import Recommender
@@ -25,9 +26,9 @@ _ROWS, _MOMENTS = "rows", ("exp_avg", "exp_avg_sq")
 """How the state of plain tables is saved: by table, as tables may grow; and what of Adam's state has rows."""
 
 _DENSE: dict[str, type[Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adagrad": torch.optim.Adagrad,
-    "sgd": torch.optim.SGD,
+    "adam": eager(torch.optim.Adam),
+    "adagrad": eager(torch.optim.Adagrad),
+    "sgd": eager(torch.optim.SGD),
 }
 
 

@@ -311,10 +311,11 @@ def settings_of(config: TrainingConfig, device: torch.device) -> Iterator[None]:
         if config.precision == "medium":
             torch.set_float32_matmul_precision("medium")
         if config.deterministic:
-            torch.use_deterministic_algorithms(True)
+            torch.use_deterministic_algorithms(True)  # loads torch's compiler, which takes seconds
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.set_float32_matmul_precision(products)
-            torch.use_deterministic_algorithms(deterministic)
+            if config.deterministic:
+                torch.use_deterministic_algorithms(deterministic)

@@ -15,6 +15,7 @@ import xxhash
 TRAINING_CODE = (
     "as_ids.py",
     "budget.py",
+    "eager.py",
     "features.py",
     "hashed.py",
     "hashing.py",

@@ -255,7 +255,7 @@ def prepared(name):
     return peak[0]
 
 few = [prepared(name) for name in ("few", "again")][-1]  # the first also loads and warms up
-print(prepared("many") - few)
+print(min(prepared(name) for name in ("many", "more")) - few)  # where the machine is busy memory is given back late
 """
 
 
@@ -265,7 +265,7 @@ def test_memory_does_not_grow_with_distinct_values(tmp_path: Path) -> None:
     would be seen."""
     values = pd.Series(np.arange(3 * CHUNK_ROWS)).astype(str).str.zfill(100)
     repeated = values[np.arange(len(values)) % CHUNK_ROWS]
-    for name, cells in (("many", values), ("few", repeated), ("again", repeated)):
+    for name, cells in (("many", values), ("more", values), ("few", repeated), ("again", repeated)):
         frame = pd.DataFrame({"user": cells.to_numpy(), "label": np.arange(len(cells)) % 2})
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
     grown = {}

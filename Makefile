@@ -38,7 +38,7 @@ SANITIZED := build/kernels_sanitized.so
 test-native-asan: install $(SANITIZED) ## run the tests of the native back end under AddressSanitizer and UBSan
 	@RECSYS_EMBED_KERNELS=$(SANITIZED) LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	    $(RUN) pytest -n0 -q tests/tables/test_native.py
+	    $(RUN) pytest -n0 -q tests/tables/test_native.py tests/tables/test_native_reads.py
 
 $(SANITIZED): $(KERNELS)
 	@mkdir -p build

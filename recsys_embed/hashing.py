@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recsys_embed.native.choice import address
+
 MAX_ROWS = 2**31 - 1  # the product of 32 hash bits and the row count must stay below 2**63
 
 
@@ -71,5 +73,8 @@ def hash_rows(values: Tensor, seeds: Tensor, rows: Tensor) -> Tensor:
     Returns:
         ``int64`` rows, of the broadcast shape; ``values`` is left as it was.
     """
+    found = address(values, seeds, rows, digits=False)
+    if found is not None:
+        return found
     bits = mix(values.to(torch.int64) + seeds)
     return (bits >> 32).bitwise_and_(0xFFFFFFFF).mul_(rows) >> 32

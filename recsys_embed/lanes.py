@@ -19,7 +19,7 @@ from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec
 from recsys_embed.features import Feature
 from recsys_embed.ids import offsets_of
 from recsys_embed.pooling import occurrence_weights, pool_occurrences
-from recsys_embed.tables.base import Group, Request
+from recsys_embed.tables.base import Group, Request, Tables
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def specs_of(strategies: Iterable[nn.Module]) -> list[TableSpec]:
     return [spec for one in strategies if isinstance(one, Strategy) for spec in one.stored_tables()]
 
 
-def request_of(part: Part, lookup: Lookup, rows: Tensor) -> Request:
-    """The bags that a strategy's read asks for, in the order of its lanes; absent rows are left out."""
+def request_of(part: Part, lookup: Lookup, rows: Tensor, tables: Tables) -> Request:
+    """The bags that a strategy's read asks for, in the order of its lanes; with absent rows where tables take them."""
     request = _bags_of(part, lookup, rows)
-    return request.without_absent() if part.strategy.absent else request
+    return request.without_absent() if part.strategy.absent and not tables.takes_absent else request
 
 
 def _bags_of(part: Part, lookup: Lookup, rows: Tensor) -> Request:

@@ -52,7 +52,8 @@ class EmbeddingLayer(nn.Module):
             (TorchRec), or ``"auto"``: sharded in a process group of several ranks, else native on CPU where its kernels
             were built, else fused where it can hold the tables without more than doubling their bytes by padding. Used
             once :meth:`optimizer` is called; until then tables are ordinary parameters, except that ``"sharded"``
-            allocates none before.
+            allocates none before. Frozen or shipped tables are read by the native kernels where these are there and it
+            is "auto" or "native", else by plain PyTorch.
         sharding: which table lies where, on several ranks.
         shipped: an empty layer to load :meth:`shipped_state` into, for reading only. Tables are held as they are
             stored, in no more memory than that takes; a strategy that ships another form is replaced by it.
@@ -130,6 +131,7 @@ class EmbeddingLayer(nn.Module):
         self.tables: Tables = ReferenceTables(specs, groups, seed, device="meta" if empty else None)
         if shipped:
             self.tables.hold_zeros()
+            self._only_read()
         sizes = torch.tensor([feature.limit for feature in self.features])
         self.register_buffer("_sizes", sizes, persistent=False)
         self._optimizer: list[TablesOptimizer] = []  # in a list: no part of the module tree
@@ -162,7 +164,7 @@ class EmbeddingLayer(nn.Module):
         asked: list[list[Request]] = [[] for _ in self.tables.groups]
         for part, lookup in zip(self._parts, lookups, strict=True):
             for place in part.reads:
-                asked[place.group].append(request_of(part, lookup, lookup.rows[place.name]))
+                asked[place.group].append(request_of(part, lookup, lookup.rows[place.name], self.tables))
         read = [self._read(group, requests) for group, requests in enumerate(asked)]
         if self._observers and torch.is_grad_enabled():
             for leaf in read:
@@ -392,7 +394,14 @@ class EmbeddingLayer(nn.Module):
             raise ConfigError("this layer has a tables optimizer, which goes on to change the tables: freeze a copy")
         assert isinstance(self.tables, ReferenceTables)
         self.tables.freeze()
+        self._only_read()
         return self
+
+    def _only_read(self) -> None:
+        """Frozen tables are read by the native kernels where they are there, and by plain PyTorch elsewhere."""
+        assert isinstance(self.tables, ReferenceTables)
+        if self.backend in ("auto", "native"):
+            self.tables.read_natively()
 
     def shipped_state(self) -> dict[str, Tensor]:
         """The state dict of what is shipped: without what only training needs, and with a strategy's shipped form

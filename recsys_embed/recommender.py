@@ -124,14 +124,16 @@ def build_recommender(
 def shipped_recommender(
     config: Config, features: Sequence[Feature], num_dense: int, state: Mapping[str, Tensor]
 ) -> Recommender:
-    """What is served of the recommender that ``config`` describes: on CPU and plain PyTorch, whatever back end trained
-    it, with tables held as they are stored.
+    """What is served of the recommender that ``config`` describes: on CPU, whatever back end trained it, with tables
+    held as they are stored. They are read by the native kernels where these are there, else by plain PyTorch; always so
+    where the config asks for the reference back end.
 
     Raises:
         RuntimeError: ``state`` is not what :meth:`Recommender.shipped_state` gives for this config.
     """
-    plain = config.embedding.model_copy(update={"backend": "reference"})
-    model = build_recommender(config.model_copy(update={"embedding": plain}), features, num_dense, shipped=True)
+    backend = "reference" if config.embedding.backend == "reference" else "native"
+    own = config.embedding.model_copy(update={"backend": backend})
+    model = build_recommender(config.model_copy(update={"embedding": own}), features, num_dense, shipped=True)
     only = {f"embedding.{name}" for name in model.embedding.training_only}
     unshipped = {name: tensor for name, tensor in model.state_dict().items() if name in only}
     model.load_state_dict({**unshipped, **state})

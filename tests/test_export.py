@@ -231,7 +231,7 @@ def test_a_model_is_loaded_without_the_back_end_that_trained_it(
     config.write_text(config.read_text().replace('backend = "auto"', f'backend = "{backend}"'))
     write_manifest(folder)
     predictor = load(folder)
-    assert predictor.model.embedding.backend == "reference"
+    assert predictor.model.embedding.backend == "native"
     np.testing.assert_allclose(predictor.predict(rows), trained[1].scores, atol=1e-6)
 
 

@@ -14,7 +14,7 @@ The slot axis stands next to the width, so that concatenating chunks is a view a
 written once for ``[..., S, W]``.
 
 A row number -1 stands for an absent row: it reads as zeros and is never updated. Only a strategy that says so
-(``absent``) may ask for one; back ends never see it.
+(``absent``) may ask for one; only back ends that say so (``takes_absent``) see it.
 
 State that changes in training (remaps, sketches, masks) consists of buffers that only :meth:`Strategy.maintain` and
 :meth:`Strategy.finish` change, on all ranks alike, from statistics merged with :mod:`recsys_embed.ranks`. Statistics on

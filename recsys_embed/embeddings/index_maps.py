@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from recsys_embed.hashing import MAX_ROWS, hash_rows
 from recsys_embed.ids import Ids
+from recsys_embed.native.choice import address
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,18 @@ class Digits(IndexMap):
 
     def forward(self, ids: Ids) -> Tensor:
         """The digits of every id."""
-        quotient = torch.div(ids.lanes().to(torch.int64), ids.spread(self.divisors), rounding_mode="floor")
-        return quotient.remainder_(ids.spread(self.bases))
+        return _digits(ids.lanes(), ids.spread(self.divisors), ids.spread(self.bases))
 
     def digit(self, ids: Tensor, feature: int, slot: int) -> Tensor:
         """One digit of the ids of one feature, of any shape."""
-        quotient = torch.div(ids, self.divisors[feature, slot], rounding_mode="floor")
-        return quotient.remainder_(self.bases[feature, slot])
+        return _digits(ids, self.divisors[feature, slot], self.bases[feature, slot])
+
+
+def _digits(ids: Tensor, divisors: Tensor, bases: Tensor) -> Tensor:
+    found = address(ids, divisors, bases, digits=True)
+    if found is not None:
+        return found
+    return torch.div(ids.to(torch.int64), divisors, rounding_mode="floor").remainder_(bases)
 
 
 class Sketch(IndexMap):

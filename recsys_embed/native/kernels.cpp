@@ -14,7 +14,7 @@
 #include <immintrin.h>
 #endif
 
-#define ABI 1  // recsys_embed/native/library.py has the same number: it changes with any signature below
+#define ABI 2  // recsys_embed/native/library.py has the same number: it changes with any signature below
 
 namespace {
 
@@ -53,6 +53,16 @@ struct Updating {
     const int64_t* order;  // lanes, table by table
     const int64_t* bounds;  // where each table's begin
     const int64_t* occurrences;  // of each table
+};
+
+// Ids of which row numbers are made by two constants: of a hash its seed and the number of rows, of a digit its divisor
+// and its base. Three axes, the last of them long; `strides` count elements, and are 0 where an axis is repeated.
+struct Address {
+    const void* ids;  // int64 where wide, else int32
+    int64_t wide, digits;  // digits: else hashes
+    const int64_t* constants[2];
+    int64_t* rows;  // contiguous
+    int64_t sizes[3], strides[3], constant_strides[2][3];
 };
 
 struct Kernels {
@@ -139,6 +149,17 @@ namespace avx512 {
 }  // namespace avx512
 TARGET_END
 #endif
+
+using Addressing = void (*)(const Address&, int64_t line, int64_t first, int64_t last);
+
+Addressing addressing_of(int level) {
+#if defined(__x86_64__)
+    if (level == 2) return avx512::address_line;
+    if (level == 1) return avx2::address_line;
+#endif
+    (void)level;
+    return base::address_line;
+}
 
 Kernels kernels_of(int level, int type, int64_t width) {
 #if defined(__x86_64__)
@@ -305,6 +326,19 @@ PUBLIC int64_t recsys_embed_update(
         kernels.update(*asked, updating, task.table, task.part, task.parts);
     });
     return done ? FINE : NO_MEMORY;
+}
+
+// The rows of all ids. Constants are positive but for seeds, and rows and bases below 2^31.
+PUBLIC void recsys_embed_address(int64_t level, int64_t threads, const Address* asked) {
+    const int64_t lines = asked->sizes[0] * asked->sizes[1], length = asked->sizes[2];
+    if (lines == 0 || length == 0) return;
+    threads = worthwhile(threads, lines * length);
+    const int64_t pieces = threads < 2 ? 1 : 1 + (4 * threads - 1) / lines, most = (length + pieces - 1) / pieces;
+    const Addressing kernel = addressing_of(int(level));
+    run(threads, lines * pieces, [&](int64_t task) {
+        const int64_t first = task % pieces * most, last = first + most < length ? first + most : length;
+        if (first < last) kernel(*asked, task / pieces, first, last);
+    });
 }
 
 }  // extern "C"

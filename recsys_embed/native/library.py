@@ -14,7 +14,7 @@ from pathlib import Path
 OVERRIDE = "RECSYS_EMBED_KERNELS"
 """An environment variable: the path of the kernels to load instead of those that were built with the package."""
 
-ABI = 1
+ABI = 2
 """Of the signatures below; kernels.cpp has the same number."""
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
@@ -29,6 +29,21 @@ class Request(ctypes.Structure):
         ("rows", c_void_p),
         *((name, c_int64) for name in ("wide", "count")),
         *((name, c_void_p) for name in ("offsets", "factors")),
+    )
+
+
+class Address(ctypes.Structure):
+    """Ids, and the constants that make row numbers of them, as kernels.cpp has it."""
+
+    _fields_ = (
+        ("ids", c_void_p),
+        ("wide", c_int64),
+        ("digits", c_int64),
+        ("constants", c_void_p * 2),
+        ("rows", c_void_p),
+        ("sizes", c_int64 * 3),
+        ("strides", c_int64 * 3),
+        ("constant_strides", c_int64 * 6),
     )
 
 
@@ -52,6 +67,9 @@ class Library:
             *(c_int64, c_int64, c_int64, POINTER(Request), c_void_p, c_void_p, c_void_p),
             *(c_int64, c_float, c_float, c_int64, c_void_p, c_void_p, c_void_p, c_int64),
         ]
+        self.address = functions.recsys_embed_address
+        self.address.restype = None
+        self.address.argtypes = [c_int64, c_int64, POINTER(Address)]
         if functions.recsys_embed_abi() != ABI:
             raise ImportError(f"{path} was built from other sources: build it again")
         self.best_level: int = functions.recsys_embed_level()

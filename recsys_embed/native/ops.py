@@ -1,4 +1,4 @@
-"""The kernels as torch operators: ``recsys_embed::read_rows`` and ``recsys_embed::update_rows``, on CPU.
+"""The kernels as torch operators, on CPU: ``recsys_embed::address``, ``read_rows`` and ``update_rows``.
 
 Shapes: L lanes, B samples, W width, M occurrences, S width of the optimizer's state, T tables, n rows of a store.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys_embed.native.library import Library, Request, load
+from recsys_embed.native.library import Address, Library, Request, load
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.int16: 4}
 """Of stores, by their number in kernels.cpp."""
@@ -23,6 +23,7 @@ RULES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2}
 FINE, NO_MEMORY = -1, -(2**63) + 1
 
 _NAMESPACE = torch.library.Library("recsys_embed", "DEF")
+_NAMESPACE.define("address(Tensor ids, Tensor first, Tensor second, bool digits) -> Tensor")
 _NAMESPACE.define(
     "read_rows(Tensor(a!) out, Tensor store, Tensor lanes, Tensor grids, int batch, Tensor rows, Tensor? offsets, "
     "Tensor? weights, bool stream) -> int"
@@ -32,6 +33,32 @@ _NAMESPACE.define(
     "int batch, Tensor rows, Tensor? offsets, Tensor? weights, Tensor gradient, str rule, float lr, float eps, int step"
     ") -> int"
 )
+
+
+def _address(ids: Tensor, first: Tensor, second: Tensor, digits: bool) -> Tensor:
+    """Row numbers (int64) of ``ids`` (int32 or int64) by two constants (int64), of the shape they broadcast to, which
+    has three axes at most: hashes by seed and number of rows, or with ``digits`` those by divisor and base."""
+    library = _library()
+    shapes = [(*(1,) * (3 - one.dim()), *one.shape) for one in (ids, first, second)]
+    shape = [next((size for size in sizes if size != 1), 1) for sizes in zip(*shapes, strict=True)]
+    if any(size not in (1, whole) for one in shapes for size, whole in zip(one, shape, strict=True)):
+        raise RuntimeError(f"shapes {shapes} cannot be broadcast")
+    strides = [
+        tuple(0 if size == 1 else stride for size, stride in zip(sizes, (*(0, 0, 0), *one.stride())[-3:], strict=True))
+        for one, sizes in zip((ids, first, second), shapes, strict=True)
+    ]
+    rows = torch.empty(shape[3 - max(ids.dim(), first.dim(), second.dim()) :], dtype=torch.int64)
+    asked = Address(
+        *(ids.data_ptr(), int(ids.dtype == torch.int64), int(digits)),
+        *((first.data_ptr(), second.data_ptr()), rows.data_ptr()),
+        *(tuple(shape), strides[0], (*strides[1], *strides[2])),
+    )
+    library.address(library.level, torch.get_num_threads(), asked)
+    return rows
+
+
+def _address_fake(ids: Tensor, first: Tensor, second: Tensor, digits: bool) -> Tensor:
+    return ids.new_empty(torch.broadcast_shapes(ids.shape, first.shape, second.shape), dtype=torch.int64)
 
 
 def _read_rows(
@@ -121,10 +148,13 @@ def _library() -> Library:
     return library
 
 
+_NAMESPACE.impl("address", _address, "CPU")
 _NAMESPACE.impl("read_rows", _read_rows, "CPU")
 _NAMESPACE.impl("update_rows", _update_rows, "CPU")
+torch.library.register_fake("recsys_embed::address", _address_fake, lib=_NAMESPACE)
 torch.library.register_fake("recsys_embed::read_rows", lambda *args: FINE, lib=_NAMESPACE)
 torch.library.register_fake("recsys_embed::update_rows", lambda *args: FINE, lib=_NAMESPACE)
 
+address = torch.ops.recsys_embed.address.default
 read_rows = torch.ops.recsys_embed.read_rows.default
 update_rows = torch.ops.recsys_embed.update_rows.default

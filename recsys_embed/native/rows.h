@@ -439,6 +439,78 @@ static void update_rows(const Request& asked, const Updating& by, int64_t table,
     }
 }
 
+// --- addressing ----------------------------------------------------------------------------------------------
+
+static inline int64_t hash_row(uint64_t value, uint64_t seed, uint64_t rows) {
+    return int64_t((mix(value + seed) >> 32) * rows >> 32);
+}
+
+// Rounds down and takes the sign of the divisor, as torch does.
+static inline int64_t digit(int64_t value, int64_t divisor, int64_t base) {
+    int64_t quotient = value / divisor;
+    quotient -= value % divisor < 0;
+    int64_t rest = quotient % base;
+    return rest < 0 ? rest + base : rest;
+}
+
+constexpr int64_t CHUNK = 256;
+constexpr int64_t EXACT = int64_t(1) << 31;
+
+// Quotients of whole numbers below 2^31: of doubles, rounding never reaches the next whole number, so that the part
+// before the point is exact.
+template <class ID>
+INLINE void digits_below_2_31(
+    int64_t* __restrict out, const ID* __restrict ids, int64_t count, double divisor, double base) {
+    INDEPENDENT
+    for (int64_t i = 0; i < count; i++) {
+        const auto quotient = int32_t(double(int32_t(ids[i])) / divisor);
+        const auto turns = int32_t(double(quotient) / base);
+        out[i] = quotient - int32_t(double(turns) * base);
+    }
+}
+
+template <class ID>
+INLINE void address_part(const Address& asked, int64_t line, int64_t first, int64_t last) {
+    const int64_t a = line / asked.sizes[1], b = line % asked.sizes[1];
+    const ID* ids = static_cast<const ID*>(asked.ids) + a * asked.strides[0] + b * asked.strides[1];
+    const int64_t *one = asked.constants[0] + a * asked.constant_strides[0][0] + b * asked.constant_strides[0][1],
+                  *other = asked.constants[1] + a * asked.constant_strides[1][0] + b * asked.constant_strides[1][1];
+    const int64_t step = asked.strides[2], steps[2] = {asked.constant_strides[0][2], asked.constant_strides[1][2]};
+    int64_t* __restrict out = asked.rows + line * asked.sizes[2];
+    const bool constant = step == 1 && steps[0] == 0 && steps[1] == 0;
+    if (!constant) {
+        for (int64_t i = first; i < last; i++) {
+            const auto id = int64_t(ids[i * step]);
+            const int64_t x = one[i * steps[0]], y = other[i * steps[1]];
+            out[i] = asked.digits ? digit(id, x, y) : hash_row(uint64_t(id), uint64_t(x), uint64_t(y));
+        }
+        return;
+    }
+    const int64_t x = *one, y = *other;
+    if (!asked.digits) {
+        INDEPENDENT
+        for (int64_t i = first; i < last; i++) out[i] = hash_row(uint64_t(int64_t(ids[i])), uint64_t(x), uint64_t(y));
+        return;
+    }
+    for (int64_t begin = first; begin < last; begin += CHUNK) {
+        const int64_t count = begin + CHUNK < last ? CHUNK : last - begin;
+        int64_t bits = 0;
+        for (int64_t i = begin; i < begin + count; i++) bits |= int64_t(ids[i]);
+        if (bits >= 0 && bits < EXACT && x < EXACT && y < EXACT)
+            digits_below_2_31(out + begin, ids + begin, count, double(x), double(y));
+        else
+            for (int64_t i = begin; i < begin + count; i++) out[i] = digit(int64_t(ids[i]), x, y);
+    }
+}
+
+// The rows of places [first, last) of one line, of all lines of the first two axes.
+static void address_line(const Address& asked, int64_t line, int64_t first, int64_t last) {
+    if (asked.wide)
+        address_part<int64_t>(asked, line, first, last);
+    else
+        address_part<int32_t>(asked, line, first, last);
+}
+
 // --- by type and width ---------------------------------------------------------------------------------------
 
 template <class S, int WIDTH>

@@ -45,7 +45,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Request:
-    """The bags to read for one group; see the module's shapes. Row numbers count within each lane's table."""
+    """The bags to read for one group; see the module's shapes. Row numbers count within each lane's table; an
+    absent row, -1, is only for tables that take it (:attr:`Tables.takes_absent`)."""
 
     rows: Tensor
     batch: int
@@ -132,6 +133,11 @@ class Tables(nn.Module, ABC):
         self.specs = {spec.name: spec for spec in specs}
         self.groups = tuple(groups)
         self.seed = seed
+
+    @property
+    def takes_absent(self) -> bool:
+        """Whether requests may ask for rows -1, which read as zeros and are never updated."""
+        return False
 
     @abstractmethod
     def read(self, group: int, request: Request) -> Tensor:

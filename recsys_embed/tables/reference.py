@@ -1,4 +1,7 @@
-"""The reference back end: plain PyTorch, every platform, every optimizer; the oracle of the other back ends."""
+"""The reference back end: plain PyTorch, every platform, every optimizer; the oracle of the other back ends.
+
+Tables that are only read can be read by the native kernels instead (:meth:`ReferenceTables.read_natively`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from recsys_embed import ranks
 from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.tables.base import Group, Request, UpdateRule
 from recsys_embed.tables.gather import gather
+from recsys_embed.tables.native import refusal
+from recsys_embed.tables.native_reads import NativeReads
 from recsys_embed.tables.store import Store
 from recsys_embed.tables.stored import StoredTables, stores_of
 from recsys_embed.tables.sums import sums_by_row
@@ -27,8 +32,9 @@ class ReferenceTables(StoredTables):
     ) -> None:
         super().__init__(specs, groups, seed, stores_of(specs, seed, device=device))
         self._over_ranks = False
+        self._reads: NativeReads | None = None
         for place, group in enumerate(self.groups):
-            store = self._store(group.lanes[0])
+            store = self._group_store(place)
             owners = torch.tensor([store.owner[name] for name in group.lanes])
             starts = torch.tensor([store.starts[owner] for owner in owners]).unsqueeze(1)
             self.register_buffer(f"owners_{place}", owners, persistent=False)
@@ -44,11 +50,31 @@ class ReferenceTables(StoredTables):
         for store in self._all():
             store.hold(rule.state_width(store.weights.shape[1]))
 
+    def read_natively(self) -> None:
+        """From now on read these tables, which are only read, by the native kernels where they can: on CPU, in the
+        types they are stored in, in a program that runs. Nothing changes where there are no kernels."""
+        assert self.rule is None
+        if refusal(torch.device("cpu"), self.specs.values()) is None:
+            self._reads = NativeReads(self.specs, self.groups, self._group_stores(), self.seed)
+
+    @property
+    def takes_absent(self) -> bool:
+        """Whether the native kernels read them."""
+        return self._reads is not None and self._reads.possible
+
     def read(self, group: int, request: Request) -> Tensor:
-        """One gather for a matrix, one ``embedding_bag`` for bags."""
+        """One gather for a matrix, one ``embedding_bag`` for bags; or one call of the native kernels.
+
+        Raises:
+            DataError: by the native kernels, of a row that its table does not have, with the table.
+        """
+        if self._reads is not None and self._reads.possible:
+            if request.weights is None or not request.weights.requires_grad:
+                return self._reads.read(group, request)
+            request = request.without_absent()  # plain PyTorch has a gradient for the weights of bags
         lanes, width = len(self.groups[group].lanes), self.groups[group].width
         self._check_memory()
-        store, rows = self._store(self.groups[group].lanes[0]), self._global_rows(group, request)
+        store, rows = self._group_store(group), self._global_rows(group, request)
         owners: Tensor = getattr(self, f"owners_{group}")
         if request.offsets is None:
             return store.read(rows.t(), owners)
@@ -69,7 +95,7 @@ class ReferenceTables(StoredTables):
             gradients = bags.repeat_interleave(request.offsets.diff(), dim=0)
             if request.weights is not None:
                 gradients = gradients * request.weights.to(gradients.dtype).unsqueeze(1)
-        store = self._store(self.groups[group].lanes[0])
+        store = self._group_store(group)
         count = store.weights.shape[0]
         if self._over_ranks:
             rows, gradients = sums_by_row(rows, gradients, count) if rows.numel() else (rows, gradients)

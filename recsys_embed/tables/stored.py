@@ -121,6 +121,12 @@ class StoredTables(Tables):
     def _all(self) -> list[Store]:
         return [store for store in self.stores.values() if isinstance(store, Store)]
 
+    def _group_stores(self) -> list[Store]:
+        return [self._group_store(group) for group in range(len(self.groups))]
+
+    def _group_store(self, group: int) -> Store:
+        return self._store(self.groups[group].lanes[0])
+
     def _store(self, table: str) -> Store:
         store = self.stores[self._home[table]]
         assert isinstance(store, Store)

@@ -28,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.harness.command import command
-from bench.harness.setting import facts
+from bench.harness.setting import facts, heading
 
 PRECISIONS = ("fp32", "medium", "bf16")
 UNPADDED, COMPILED = "unpadded", ", compiled"
@@ -200,8 +200,7 @@ def _train(tree: Mapping[str, Any], way: str, seed: int, folder: Path) -> tuple[
 
 
 def table(result: Mapping[str, Any]) -> str:
-    about = {name: result[name] for name in ("machine", "versions")}
-    lines = [result["date"], *(f"{name}: {value}" for name, value in about.items()), ""]
+    lines = [*heading(result), ""]
     lines.append(
         f"{'model':<8}{'batch':>6}  {'way':<18}{'ms':>8}{'range':>18}{'speed-up':>10}{'range':>14}{'compiled in':>14}"
     )

@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.harness.command import command
-from bench.harness.setting import facts
+from bench.harness.setting import facts, heading
 
 BATCH = 4096
 SEVERAL = 8
@@ -36,17 +36,11 @@ def main() -> None:
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    from bench.harness.criteo import CATEGORICAL, NUMERIC, write_rows
-    from recsys_embed.config import DataConfig
-    from recsys_embed.data import prepare
+    from bench.harness.criteo import prepared
 
     rows, turns, steps = (200_000, 3, 8) if quick else (8_000_000, 9, 64)
     with tempfile.TemporaryDirectory() as home:
-        write_rows(Path(home) / "rows.tsv", rows)
-        config = DataConfig(
-            path=f"{home}/rows.tsv", categorical=CATEGORICAL, numeric=dict.fromkeys(NUMERIC, "log"), separator="\t"
-        )
-        dataset = prepare(config, Path(home) / "data")
+        _, dataset = prepared(Path(home), rows)
         return {
             **facts("numpy", "pyarrow", "fbgemm-gpu-cpu"),
             "setting": {"rows": rows, "batch": BATCH, "turns": turns, "steps": steps, "windows": SEVERAL},
@@ -131,8 +125,7 @@ def summary(rates: list[float]) -> dict[str, int]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    about = {name: result[name] for name in ("machine", "versions", "setting")}
-    lines = [result["date"], *(f"{name}: {value}" for name, value in about.items()), ""]
+    lines = [*heading(result), ""]
     lines.append(f"{'':<32}{'samples/s':>12}{'range':>26}")
     for kind in ("reading", "training"):
         for name, one in result[kind].items():

@@ -28,7 +28,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.harness.criteo import CATEGORICAL, NUMERIC, write_rows
+from bench.harness.criteo import CATEGORICAL, NUMERIC, config_of, write_rows
 from bench.harness.memory import tree_memory
 
 CONTENDERS = ("ours", "ours, 1", "pyarrow", "polars", "pandas")
@@ -95,13 +95,9 @@ def measure(contender: str, path: Path, out: Path) -> tuple[float, int]:
 def contend(contender: str, path: Path, out: Path) -> None:
     """What the child process does."""
     if contender.startswith("ours"):
-        from recsys_embed.config import DataConfig
         from recsys_embed.data import prepare
 
-        config = DataConfig(
-            path=str(path), categorical=CATEGORICAL, numeric=dict.fromkeys(NUMERIC, "log"), separator="\t"
-        )
-        prepare(config, out, workers=1 if contender.endswith("1") else 2)
+        prepare(config_of(path), out, workers=1 if contender.endswith("1") else 2)
     elif contender == "pyarrow":
         import pyarrow.csv as pacsv
 

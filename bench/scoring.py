@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.harness.command import command
-from bench.harness.setting import facts
+from bench.harness.setting import facts, heading
 
 BATCH = 4096
 WARM_UP = 5
@@ -40,18 +40,12 @@ def main() -> None:
 
 
 def run(*, quick: bool) -> dict[str, Any]:
-    from bench.harness.criteo import CATEGORICAL, NUMERIC, write_rows
-    from recsys_embed.config import DataConfig
-    from recsys_embed.data import prepare
+    from bench.harness.criteo import CATEGORICAL, NUMERIC, prepared
     from recsys_embed.data.readers import read_frames
 
     rows, turns, requests = (20_000, 3, 10) if quick else (1_000_000, 9, 100)
     with tempfile.TemporaryDirectory() as home:
-        write_rows(Path(home) / "rows.tsv", rows)
-        config = DataConfig(
-            path=f"{home}/rows.tsv", categorical=CATEGORICAL, numeric=dict.fromkeys(NUMERIC, "log"), separator="\t"
-        )
-        dataset = prepare(config, Path(home) / "data")
+        config, dataset = prepared(Path(home), rows)
         frame = next(read_frames(config.path, [*CATEGORICAL, *NUMERIC], separator="\t", chunk_rows=2 * BATCH))
         frame = frame.astype(dict.fromkeys(NUMERIC, "float64"))
         scores = scorers(dataset, config, Path(home) / "models")
@@ -139,8 +133,7 @@ def summary(size: int, batches: list[float], singles: list[float]) -> dict[str, 
 
 
 def table(result: Mapping[str, Any]) -> str:
-    about = {name: result[name] for name in ("machine", "versions", "setting")}
-    lines = [result["date"], *(f"{name}: {value}" for name, value in about.items()), ""]
+    lines = [*heading(result), ""]
     lines.append(f"{'':<17}{'rows/s':>10}{'range':>20}{'one row, ms':>13}{'p99, ms':>10}")
     for one in result["cells"]:
         low, high = one["range"]

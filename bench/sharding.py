@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.harness.command import command
-from bench.harness.setting import facts
+from bench.harness.setting import facts, heading
 
 RANKS = (2, 8)
 
@@ -108,8 +108,7 @@ def bandwidth(*, quick: bool) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    about = {name: result[name] for name in ("machine", "versions", "setting")}
-    lines = [result["date"], *(f"{name}: {value}" for name, value in about.items()), result["note"], ""]
+    lines = [*heading(result), result["note"], ""]
     lines += ["speed, in units of one process, with its quartiles; milliseconds of a step and its parts"]
     parts = list(result["speed"][0]["parts_ms"])
     lines += _aligned(

@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.harness.setting import facts
+from bench.harness.setting import facts, heading
 
 HERE = Path(__file__).resolve().parents[1]
 ROWS, PREDICTED = 20_000, 1_000
@@ -145,8 +145,7 @@ def summary(here: list[float], there: list[float] | None = None) -> dict[str, An
 
 
 def table(result: Mapping[str, Any]) -> str:
-    about = {name: result[name] for name in ("machine", "versions", "setting")}
-    lines = [result["date"], *(f"{name}: {value}" for name, value in about.items()), ""]
+    lines = [*heading(result), ""]
     lines.append(f"{'':<15}{'seconds':>9}{'range':>14}{'there':>9}{'ratio':>8}{'range':>13}")
     for one in result["cells"]:
         line = f"{one['what']:<15}{one['seconds']:>9.2f}{'–'.join(f'{s:.2f}' for s in one['range']):>14}"

@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.harness.command import command
-from bench.harness.setting import facts
+from bench.harness.setting import facts, heading
 
 BATCHES = 10
 """Different ones; and steps of a turn, as often as CAFE brings its sketch up to date."""
@@ -135,8 +135,7 @@ def summary(rates: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    about = {name: result[name] for name in ("machine", "versions", "setting")}
-    lines = [result["date"], *(f"{name}: {value}" for name, value in about.items()), ""]
+    lines = [*heading(result), ""]
     lines.append(
         f"{'strategy':<17}{'stage':<9}{'samples/s':>11}{'range':>18}{'of full':>9}{'range':>13}"
         f"{'training B':>14}{'serving B':>13}"

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
+
+if TYPE_CHECKING:
+    from recsys_embed.config import DataConfig
+    from recsys_embed.data import EncodedDataset
 
 CARDINALITIES = (
     1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306, 10, 5652,
@@ -29,6 +34,22 @@ def write_rows(path: Path, rows: int) -> None:
         file.write(("\t".join(("label", *NUMERIC, *CATEGORICAL)) + "\n").encode())
         for text in pool.map(block, range(-(-rows // BLOCK)), [min(BLOCK, rows - i) for i in range(0, rows, BLOCK)]):
             file.write(text)
+
+
+def config_of(path: Path) -> DataConfig:
+    """How such a file is prepared: numbers by their logarithm."""
+    from recsys_embed.config import DataConfig
+
+    return DataConfig(path=str(path), categorical=CATEGORICAL, numeric=dict.fromkeys(NUMERIC, "log"), separator="\t")
+
+
+def prepared(folder: Path, rows: int) -> tuple[DataConfig, EncodedDataset]:
+    """So many rows, written and prepared in a folder."""
+    from recsys_embed.data import prepare
+
+    write_rows(folder / "rows.tsv", rows)
+    config = config_of(folder / "rows.tsv")
+    return config, prepare(config, folder / "data")
 
 
 def block(number: int, rows: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -24,7 +25,8 @@ def set_allocator() -> None:
 
 
 def facts(*libraries: str) -> dict[str, Any]:
-    """Date, machine, allocator and the versions of Python, torch and the distributions named, for a result."""
+    """Date, machine, the allocator's settings as they are, and the versions of Python, torch and the distributions
+    named, for a result."""
     import torch
 
     from recsys_embed.provenance import processor
@@ -34,8 +36,14 @@ def facts(*libraries: str) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": versions | {name: version for name in libraries if (version := _version(name))},
-        "allocator": ALLOCATOR,
+        "allocator": {key: os.environ[key] for key in ALLOCATOR if key in os.environ},
     }
+
+
+def heading(result: Mapping[str, Any]) -> list[str]:
+    """The first lines of a result on the terminal: when, where, and with what."""
+    about = [f"{name}: {result[name]}" for name in ("machine", "versions", "setting") if name in result]
+    return [result["date"], *about]
 
 
 def _version(distribution: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from bench.harness.setting import facts
+from bench.harness.setting import ALLOCATOR, facts
 from bench.peers import environments, rows
 from bench.peers.duel import Cell, Plan, duel
 from bench.peers.roster import ROSTER
@@ -35,6 +35,7 @@ def main() -> None:
     began = time.perf_counter()
     result: dict[str, Any] = {
         **facts("fbgemm-gpu-cpu"),
+        "allocator": ALLOCATOR,
         "threads": args.threads,
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "setting": {

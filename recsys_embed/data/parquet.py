@@ -12,6 +12,7 @@ from recsys_embed.data import parts
 from recsys_embed.data.chunks import require
 from recsys_embed.data.parts import Part
 from recsys_embed.data.streams import on_disk, open_file, open_stream
+from recsys_embed.data.values import unchecked
 from recsys_embed.errors import DataError
 
 _ROWS = 65_536
@@ -54,7 +55,7 @@ def read_parquet(file: Path, columns: Sequence[str], part: tuple[int, int] | Non
             # Group by group, and not mapped: else Arrow, or the map, holds what was read until all groups are.
             for group in range(parquet.num_row_groups) if part is None else range(*part):
                 for batch in parquet.iter_batches(batch_size=_ROWS, row_groups=[group], columns=list(columns)):
-                    yield batch.select(list(columns))
+                    yield pa.record_batch({name: unchecked(batch.column(name)) for name in columns})
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"cannot be read: {error}", file=str(file)) from error
 

@@ -41,25 +41,30 @@ def column_of(series: pd.Series, refused: dict[int, CellError] | None = None) ->
         column = pa.Array.from_pandas(series)
     except (pa.ArrowException, OverflowError, UnicodeError):
         column = pa.array([_scalar_text(value, index, refused) for index, value in enumerate(series)], pa.string())
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return unchecked(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+
+
+def unchecked(column: pa.Array) -> pa.Array:
+    """Strings as the bytes that they may be: a Parquet file, or a data frame on Arrow, may call any bytes so."""
+    if pa.types.is_string(column.type):
+        return column.cast(pa.binary())
+    return column.cast(pa.large_binary()) if pa.types.is_large_string(column.type) else column
 
 
 def to_text(column: pa.Array, *, exact: bool = True) -> pa.Array:
-    """Cells as strings, null where missing.
+    """Cells as strings, null where missing. A column of strings is taken to be UTF-8: see :func:`unchecked`.
 
     Raises:
         CellError: a nested type, text that is not UTF-8, or (with ``exact``) a float that may have lost digits.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return to_text(column.cast(kind.value_type), exact=exact)
+        return to_text(unchecked(column.cast(kind.value_type)), exact=exact)
     if pa.types.is_nested(kind):
         raise CellError(f"holds {kind} cells: one value a cell is expected (several as text with a separator)")
     if pa.types.is_floating(kind):
         return _float_text(column, exact)
     try:
-        if pa.types.is_string(kind):  # a Parquet file may say so of any bytes
-            column = column.cast(pa.binary())
         text = column.cast(pa.string())
     except pa.ArrowInvalid as error:
         raise _no_text(column, error) from error
@@ -81,7 +86,8 @@ def to_numbers(column: pa.Array) -> np.ndarray:
         elif pa.types.is_boolean(column.type):
             numbers = column.cast(pa.int8()).cast(pa.float64()).to_numpy(zero_copy_only=False)
         else:
-            numbers = _parse(to_text(column))
+            column = to_text(column)
+            numbers = _parse(column)
     except pa.ArrowInvalid as error:
         raise CellError(f"holds {column.type} cells, not numbers: {error}") from error
     infinite = np.isinf(numbers)
@@ -139,16 +145,27 @@ def _no_text(column: pa.Array, error: Exception) -> CellError:
 
 
 def _parse(text: pa.Array) -> np.ndarray:
-    trimmed = pc.utf8_trim_whitespace(text)
     try:
-        numbers = np.asarray(trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
-        there = np.isnan(numbers) & text.is_valid().to_numpy(zero_copy_only=False)  # "nan" is text like any other
-        index = int(there.argmax()) if there.any() else None
-    except pa.ArrowInvalid:
-        index = first_refused(trimmed, lambda cells: cells.cast(pa.float64()))
-    if index is not None:
-        raise CellError("text in a numeric column", index=index, value=text[index].as_py())
+        cells = text.cast(pa.float64())
+    except pa.ArrowInvalid:  # trimming takes as long as parsing, and most files have nothing to trim
+        cells = _trimmed(text)
+    numbers = np.asarray(cells.to_numpy(zero_copy_only=False), np.float64)
+    there = np.isnan(numbers) & text.is_valid().to_numpy(zero_copy_only=False)  # "nan" is text like any other
+    if there.any():
+        raise _no_number(text, int(there.argmax()))
     return numbers
+
+
+def _trimmed(text: pa.Array) -> pa.Array:
+    trimmed = pc.utf8_trim_whitespace(text)
+    index = first_refused(trimmed, lambda cells: cells.cast(pa.float64()))
+    if index is not None:
+        raise _no_number(text, index)
+    return trimmed.cast(pa.float64())
+
+
+def _no_number(text: pa.Array, index: int) -> CellError:
+    return CellError("text in a numeric column", index=index, value=text[index].as_py())
 
 
 def first_refused(cells: pa.Array, convert: Callable[[pa.Array], object]) -> int | None:

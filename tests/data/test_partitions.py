@@ -100,7 +100,7 @@ def test_parquet_is_cut_between_row_groups(small_parts: None, tmp_path: Path) ->
         cell
         for part in parts
         for chunk in read_chunks(tmp_path / "rows.parquet", ["x"], part=(part.first, part.last))  # type: ignore[arg-type]
-        for cell in chunk.table["x"].to_pylist()
+        for cell in chunk.text("x").to_pylist()
     ]
     assert found == table["x"].to_pylist()
     assert isinstance(parts[0], Part)

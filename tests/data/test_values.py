@@ -74,6 +74,20 @@ def test_the_first_bad_number_is_found(bad: str, index: int) -> None:
     assert (caught.value.index, caught.value.value) == (index, bad)
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_bytes_that_a_frame_calls_text_are_refused(kind: pa.DataType) -> None:
+    wrong = pa.array([b"a", b"\xff", None], pa.binary() if kind == pa.string() else pa.large_binary()).view(kind)
+    with pytest.raises(CellError, match="is not UTF-8") as caught:
+        to_text(column_of(pd.Series(pd.arrays.ArrowExtensionArray(wrong))))
+    assert (caught.value.index, caught.value.value) == (1, b"\xff")
+
+
+@pytest.mark.parametrize("odd", [None, " 2 ", "\u00a02"])
+def test_blanks_around_numbers_mean_nothing(odd: str | None) -> None:
+    assert to_numbers(pa.array(["1", odd, "3"])).tolist()[::2] == [1.0, 3.0]
+    assert np.array_equal(to_numbers(pa.array([odd])), [math.nan if odd is None else 2.0], equal_nan=True)
+
+
 def test_labels_compare_as_values() -> None:
     assert {canonical(x) for x in (4, "4", "4.0", 4.0, " 4")} == {"4"}
     assert [canonical(x) for x in (True, "TRUE", "false", "1e0", "nan", "01a", "4.5")] == [

@@ -1,8 +1,13 @@
 """What every test gets: reproducible examples, one thread, and the real data where it is there."""
 
+import contextlib
 import os
 import signal
+import sqlite3
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -40,6 +45,33 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not a folder (set RECSYS_EMBED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def quick_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """New MLflow databases are copies of one: MLflow takes each through all versions of its schema, for seconds."""
+    utils = pytest.importorskip("mlflow.store.db.utils")
+    upgrade, ready, lock = utils._upgrade_db, tmp_path_factory.mktemp("mlflow") / "ready.db", threading.Lock()
+
+    def copied(engine: Any) -> None:
+        path = engine.url.database
+        if engine.dialect.name != "sqlite" or not path or path == ":memory:":
+            upgrade(engine)
+            return
+        with lock:
+            if not ready.exists():
+                upgrade(engine)
+                copy(path, ready)
+                return
+        copy(ready, path)
+
+    def copy(source: str | Path, target: str | Path) -> None:
+        with contextlib.closing(sqlite3.connect(source)) as one, contextlib.closing(sqlite3.connect(target)) as other:
+            one.backup(other)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_upgrade_db", copied)
+        yield
 
 
 @pytest.fixture(scope="session")

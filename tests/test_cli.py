@@ -283,8 +283,7 @@ def test_the_catalogue_names_every_strategy_and_model() -> None:
     assert "unified" in run("strategies").stdout
 
 
-def test_a_logged_run_can_be_repeated() -> None:
-    pytest.importorskip("mlflow")
+def test_a_logged_run_can_be_repeated(quick_stores: None) -> None:
     store = ["--set", "tracking.uri='sqlite:///runs.db'"]
     result = run("report", "clicks.toml", "--out", "r", "--json", *store, tracking=True)
     rows = json.loads(result.stdout)["results"]

@@ -47,7 +47,7 @@ def config_of(clicks: Path, store: str | None = None, **search: Any) -> Config:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+def store(quick_stores: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
 
 

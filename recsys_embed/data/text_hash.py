@@ -17,7 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FEW, _ALL = 8, 2**64 - 1
+FEW = 8
+"""So many values are sooner hashed one by one, by Python's integers, than by numpy."""
+_ALL = 2**64 - 1
 _BLOCK = 1 << 16  # values at once, so that what is being mixed stays in the cache
 
 
@@ -30,9 +32,9 @@ def mix64(z: np.ndarray) -> np.ndarray:
 
 def hash_text(values: pa.Array, seed: int = 0) -> np.ndarray:
     """Hashes of strings, ``[n]`` uint64; of a null, that of the empty string."""
+    if len(values) <= FEW:
+        return np.array([hash_one(value or "", seed) for value in values.to_pylist()], np.uint64)
     wide = pa.types.is_large_string(values.type)
-    if len(values) == 0:
-        return np.zeros(0, np.uint64)
     _, places, bytes_ = values.buffers()
     whole = np.frombuffer(places, np.int64 if wide else np.int32)
     offsets = whole[values.offset : values.offset + len(values) + 1].astype(np.int64)
@@ -46,6 +48,12 @@ def hash_text(values: pa.Array, seed: int = 0) -> np.ndarray:
     return out
 
 
+def hash_one(value: str, seed: int = 0) -> int:
+    """The hash of one string."""
+    text = value.encode()
+    return _finished(_mixed((seed + len(text) * int(GOLDEN)) & _ALL), text)
+
+
 def _block(
     bytes_: pa.Buffer | None, first: int, last: int, starts: np.ndarray, lengths: np.ndarray, seed: int
 ) -> np.ndarray:
@@ -57,7 +65,7 @@ def _block(
     hashed = mix64(np.uint64(seed % 2**64) + lengths.astype(np.uint64) * GOLDEN)
     rows = np.flatnonzero(lengths)
     done = 0
-    while len(rows) > _FEW:
+    while len(rows) > FEW:
         left = np.minimum(lengths[rows] - done, 8).astype(np.uint64)
         kept = np.uint64(2**64 - 1) >> (np.uint64(64) - np.uint64(8) * left)
         hashed[rows] = mix64(hashed[rows] ^ (words[starts[rows] + done] & kept))
@@ -69,10 +77,12 @@ def _block(
 
 
 def _finished(hashed: int, rest: bytes) -> int:
-    """The same by Python's integers, which is faster than numpy one by one."""
     for (word,) in struct.iter_unpack("<Q", rest + bytes(-len(rest) % 8)):
-        z = hashed ^ word
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _ALL
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _ALL
-        hashed = z ^ (z >> 31)
+        hashed = _mixed(hashed ^ word)
     return hashed
+
+
+def _mixed(z: int) -> int:
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _ALL
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _ALL
+    return z ^ (z >> 31)

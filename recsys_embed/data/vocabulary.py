@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from recsys_embed.data.checked import read_checked
-from recsys_embed.data.text_hash import hash_text
+from recsys_embed.data.text_hash import FEW, hash_one, hash_text
 
 LARGEST = 2**31 - 1
 """The most ids that a vocabulary can have: they are int32."""
@@ -66,6 +66,8 @@ class Vocabulary:
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids ``[rows]`` int32 of strings; 0 for null and for what is not in the vocabulary."""
+        if len(values) <= FEW:
+            return np.array([self._id(value) for value in values.to_pylist()], np.int32)
         cells = values.dictionary_encode()
         ids = np.append(self.ids(cells.dictionary), np.int32(0))
         return np.asarray(ids[cells.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
@@ -83,6 +85,17 @@ class Vocabulary:
             same = pc.equal(self.values.take(found).cast(words.type), words.take(hit)).to_numpy(zero_copy_only=False)
             ids[hit] = np.where(same, found + 1, 0)
         return ids
+
+    def _id(self, value: str | None) -> int:
+        hashes, order, seed = self._index
+        if value is None or not len(hashes):
+            return 0
+        sought = hash_one(value, seed)
+        place = int(hashes.searchsorted(np.uint64(sought)))
+        if place == len(hashes) or int(hashes[place]) != sought:
+            return 0
+        found = int(order[place])
+        return found + 1 if self.values[found].as_py() == value else 0
 
     def ids_in(self, other: Vocabulary) -> np.ndarray:
         """The id that each of its ids' values has in another vocabulary, ``[cardinality]`` int32; 0 where it has none,

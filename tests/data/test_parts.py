@@ -25,7 +25,7 @@ from recsys_embed.data.labels import LabelRule
 from recsys_embed.data.numeric import Moments, signed_log
 from recsys_embed.data.split import split_of, uniform
 from recsys_embed.data.tally import Tally, merge
-from recsys_embed.data.text_hash import hash_text
+from recsys_embed.data.text_hash import hash_one, hash_text
 from recsys_embed.data.vocabulary import Vocabulary
 from recsys_embed.errors import ConfigError, DataError
 
@@ -55,16 +55,21 @@ def test_ids_are_ranked_by_frequency_then_bytes(cells: list[str | None], size: i
     assert vocabulary.values.to_pylist() == kept
     assert vocabulary.counts.tolist() == [len(cells) - sum(counted[v] for v in kept), *(counted[v] for v in kept)]
     ids = {value: i + 1 for i, value in enumerate(kept)}
-    assert vocabulary.encode(pa.array([*cells, "unseen"], pa.string())).tolist() == [*(ids.get(c, 0) for c in cells), 0]  # type: ignore[arg-type]
+    sought = [*cells, "unseen"]
+    expected = [0 if cell is None else ids.get(cell, 0) for cell in sought]
+    assert vocabulary.encode(pa.array(sought, pa.string())).tolist() == expected
+    assert [vocabulary.encode(pa.array([cell], pa.string())).item() for cell in sought] == expected
 
 
 def test_values_of_equal_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """By hashes of two bits: no value is taken for another, and a seed by which they differ is found."""
     values = pa.array(["a", "b", "c"])
     monkeypatch.setattr(vocabulary_module, "hash_text", lambda cells, seed: hash_text(cells, seed) >> np.uint64(62))
+    monkeypatch.setattr(vocabulary_module, "hash_one", lambda value, seed: hash_one(value, seed) >> 62)
     vocabulary = Vocabulary(values, np.zeros(4, np.int64))
     cells = ["c", None, "a", *(f"other {i}" for i in range(50)), "b"]
     assert vocabulary.encode(pa.array(cells)).tolist() == [3, 0, 1, *[0] * 50, 2]
+    assert [vocabulary.encode(pa.array([cell], pa.string())).item() for cell in cells] == [3, 0, 1, *[0] * 50, 2]
 
 
 def test_the_most_frequent_values_are_kept() -> None:

@@ -43,9 +43,9 @@ def test_known_answers(value: str, seed: int, answer: int) -> None:
 
 
 @given(
-    st.lists(st.none() | st.text(max_size=30), max_size=20),
+    st.lists(st.none() | st.text(max_size=30), max_size=40),
     st.integers(0, 2**64 - 1),
-    st.integers(0, 20),
+    st.integers(0, 40),
     st.sampled_from([pa.string(), pa.large_string()]),
 )
 def test_equals_the_slow_computation(values: list[str | None], seed: int, first: int, kind: pa.DataType) -> None:

@@ -11,12 +11,14 @@ ids are drawn from a Zipf distribution over scattered rows. For each strategy th
 ``SplitTableBatchedEmbeddingBagsCodegen`` with the layer's own tables, the row numbers computed beforehand, the same
 optimizer and the same allocator settings, its rows combined as the strategy says (a view, or a product); ours adds
 checking ids, addressing (hashing, digits), the autograd leaf and the finite check.
-Addressing is also timed by itself: for strategies that hash, the raw call does no such work. Both sides run in one
-process, turn and turn about; figures are medians, and the ratio is the median of the ratios pair by pair.
+Addressing is also timed by itself: for strategies that hash, the raw call does no such work. Of the native back end the
+raw call is timed as well, a read and an update of the layer's own tables by row numbers computed beforehand. All run in
+one process, turn and turn about; figures are medians, and ratios the medians of the ratios turn by turn.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -68,6 +70,7 @@ def measure(
     from bench.harness.draws import scattered, zipf_ranks
     from recsys_embed import EmbeddingLayer, Feature
     from recsys_embed.ids import Ids
+    from recsys_embed.tables.base import Request
 
     budget = None if strategy == "full" else 0.1
     emb = EmbeddingLayer(
@@ -104,30 +107,48 @@ def measure(
         torch.autograd.backward(vectors, gradient)
         return middle - start, time.perf_counter() - middle
 
+    lanes, width = len(emb.tables.groups[0].lanes), emb.tables.groups[0].width
+    requests = [Request(rows, batch) for rows in numbers]
+    raw_gradient = torch.randn(batch, lanes, width, generator=generator) * 0.01
+
+    def natively(turn: int) -> float:
+        start = time.perf_counter()
+        emb.tables.update(0, requests[turn % 4], emb.tables.read(0, requests[turn % 4]), raw_gradient)
+        return time.perf_counter() - start
+
     def addressing(turn: int) -> float:
         start = time.perf_counter()
         part.address(Ids(batches[turn % 4], features))
         return time.perf_counter() - start
 
+    own = natively if backend == "native" else lambda turn: math.nan
     for turn in range(5):
-        ours(turn), by_hand(turn), addressing(turn)
-    pairs = [(ours(turn), by_hand(turn), addressing(turn)) for turn in range(repeats)]
+        ours(turn), by_hand(turn), addressing(turn), own(turn)
+    turns = [(ours(turn), by_hand(turn), addressing(turn), own(turn)) for turn in range(repeats)]
 
-    def median(values: list[float]) -> float:
+    def ms(values: list[float]) -> float:
         return round(1e3 * statistics.median(values), 3)
 
-    return {
+    def ratio(values: list[float]) -> float:
+        return round(statistics.median(values), 3)
+
+    cell = {
         "strategy": strategy,
         "backend": backend,
         "dim": dim,
-        "forward_ms": median([a[0] for a, _, _ in pairs]),
-        "update_ms": median([a[1] for a, _, _ in pairs]),
-        "addressing_ms": median([c for _, _, c in pairs]),
-        "raw_forward_ms": median([b[0] for _, b, _ in pairs]),
-        "raw_update_ms": median([b[1] for _, b, _ in pairs]),
-        "ratio": round(statistics.median(sum(a) / sum(b) for a, b, _ in pairs), 3),
-        "ratio_without_addressing": round(statistics.median((sum(a) - c) / sum(b) for a, b, c in pairs), 3),
+        "forward_ms": ms([a[0] for a, *_ in turns]),
+        "update_ms": ms([a[1] for a, *_ in turns]),
+        "addressing_ms": ms([c for _, _, c, _ in turns]),
+        "raw_forward_ms": ms([b[0] for _, b, *_ in turns]),
+        "raw_update_ms": ms([b[1] for _, b, *_ in turns]),
+        "ratio": ratio([sum(a) / sum(b) for a, b, *_ in turns]),
+        "ratio_without_addressing": ratio([(sum(a) - c) / sum(b) for a, b, c, _ in turns]),
     }
+    if backend == "native":
+        cell["native_ms"] = ms([n for *_, n in turns])
+        cell["over_native"] = ratio([sum(a) / n for a, _, _, n in turns])
+        cell["over_native_without_addressing"] = ratio([(sum(a) - c) / n for a, _, c, n in turns])
+    return cell
 
 
 def raw_operator(emb: Any) -> Any:
@@ -148,13 +169,18 @@ def table(result: dict[str, Any]) -> str:
         f"{result['setting']}  median ms; ratio = (ours forward + update) / (FBGEMM by hand forward + update)",
         "",
         f"{'strategy':14}{'back end':11}{'D':>4}{'forward':>9}{'update':>9}{'(address)':>11}"
-        f"{'raw fwd':>9}{'raw upd':>9}{'ratio':>8}{'less address':>14}",
+        f"{'raw fwd':>9}{'raw upd':>9}{'ratio':>8}{'less address':>14}{'native':>9}{'over it':>9}{'less address':>14}",
     ]
     for cell in result["cells"]:
         lines.append(
             f"{cell['strategy']:14}{cell['backend']:11}{cell['dim']:4}{cell['forward_ms']:9.2f}{cell['update_ms']:9.2f}"
             f"{cell['addressing_ms']:11.2f}{cell['raw_forward_ms']:9.2f}{cell['raw_update_ms']:9.2f}"
             f"{cell['ratio']:8.2f}{cell['ratio_without_addressing']:14.2f}"
+            + (
+                f"{cell['native_ms']:9.2f}{cell['over_native']:9.2f}{cell['over_native_without_addressing']:14.2f}"
+                if "native_ms" in cell
+                else ""
+            )
         )
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """Preparing rows in the shape of Criteo's: rows a second and peak memory, beside bare readers.
 
-    python bench/prepare.py [--quick] [--json FILE] [--rows N,N,…] [--repeats N] [--folder DIR]
+    python bench/prepare.py [--quick] [--json FILE] [--rows N,N,…] [--repeats N] [--only NAME …] [--folder DIR]
 
 ``ours`` is ``recsys_embed.prepare`` with all its checks, on two processes: every cell's type, vocabularies of the
 training rows alone, scaled numbers, an encoded data set on the disk with checksums, flushed. ``ours, 1`` is the same on
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--rows", default="1000000,10000000,50000000", help="numbers of rows")
     parser.add_argument("--repeats", type=int, default=3, help="turns at up to ten million rows; above, one")
+    parser.add_argument("--only", nargs="+", default=CONTENDERS, choices=CONTENDERS, help="contenders, all by default")
     parser.add_argument("--folder", type=Path, help="where rows and data sets are written, 40 GB at 50 million rows")
     parser.add_argument("--one", nargs=3, metavar=("CONTENDER", "FILE", "OUT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -47,13 +49,13 @@ def main() -> None:
         contend(args.one[0], Path(args.one[1]), Path(args.one[2]))
         return
     sizes = [200_000] if args.quick else [int(rows) for rows in args.rows.split(",")]
-    result = run(sizes, 1 if args.quick else args.repeats, args.folder)
+    result = run(sizes, 1 if args.quick else args.repeats, args.only, args.folder)
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def run(sizes: list[int], repeats: int, folder: Path | None) -> dict[str, Any]:
+def run(sizes: list[int], repeats: int, contenders: Sequence[str], folder: Path | None) -> dict[str, Any]:
     from bench.harness.setting import facts
 
     cells: list[dict[str, Any]] = []
@@ -61,10 +63,10 @@ def run(sizes: list[int], repeats: int, folder: Path | None) -> dict[str, Any]:
         for rows in sizes:
             path = Path(home) / f"{rows}.tsv"
             write_rows(path, rows)
-            seen: dict[str, list[tuple[float, int]]] = {name: [] for name in CONTENDERS}
-            left_out = {name: reason for name in CONTENDERS if (reason := _impossible(name, rows, cells))}
+            seen: dict[str, list[tuple[float, int]]] = {name: [] for name in contenders}
+            left_out = {name: reason for name in contenders if (reason := _impossible(name, rows, cells))}
             for _ in range(repeats if rows <= 10_000_000 else 1):
-                for name in CONTENDERS:
+                for name in contenders:
                     if name not in left_out:
                         seen[name].append(measure(name, path, Path(home) / "out"))
                         shutil.rmtree(Path(home) / "out", ignore_errors=True)

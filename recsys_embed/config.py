@@ -578,9 +578,13 @@ ModelConfig = Annotated[DCNv2Config | DLRMConfig, Field(discriminator="name")]
 
 
 class OptimizerConfig(Node):
-    """One optimizer for the tables, one for everything else; ``tables = "adam"`` trains plain parameters densely."""
+    """One optimizer for the tables, one for everything else.
 
-    tables: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
+    ``tables = "adam"`` trains plain parameters densely; ``"lazy_adam"`` (``torch.optim.SparseAdam``) only rows that
+    were read: their moments, of twice the bytes of the weights, decay in such steps alone.
+    """
+
+    tables: Literal["rowwise_adagrad", "adagrad", "sgd", "lazy_adam", "adam"] = "rowwise_adagrad"
     tables_lr: float = Field(default=0.05, gt=0)
     dense: Literal["adam", "adagrad", "sgd"] = "adam"
     dense_lr: float = Field(default=0.001, gt=0)
@@ -801,6 +805,11 @@ class Config(Node):
                 "training.optimizer.tables = 'adam' trains plain parameters, which "
                 f"embedding.backend = {self.embedding.backend!r} cannot hold (on CPU it has no Adam): use "
                 "backend 'auto', or another optimizer for the tables"
+            )
+        if self.training.optimizer.tables == "lazy_adam" and self.embedding.backend in ("fused", "sharded"):
+            raise ValueError(
+                f"training.optimizer.tables = 'lazy_adam' cannot be had of embedding.backend = "
+                f"{self.embedding.backend!r}, which has no Adam on CPU: use backend 'auto', or another optimizer"
             )
         for path, patterns in self._strategies:
             for pattern, node in patterns.items():

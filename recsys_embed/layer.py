@@ -26,12 +26,11 @@ from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of, s
 from recsys_embed.ledger import ledger
 from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage
 from recsys_embed.storage import FP32
-from recsys_embed.tables.base import Request, Tables, UpdateRule
+from recsys_embed.tables.base import RULES, Request, Tables, UpdateRule
 from recsys_embed.tables.optimizer import Read, TablesOptimizer
 from recsys_embed.tables.reference import ReferenceTables
 
 BACKENDS = ("auto", "reference", "native", "fused", "sharded")
-RULES = ("sgd", "adagrad", "rowwise_adagrad")
 
 
 class EmbeddingLayer(nn.Module):
@@ -321,9 +320,10 @@ class EmbeddingLayer(nn.Module):
         may differ in size and be empty.
 
         Args:
-            name: ``sgd``, ``adagrad`` or ``rowwise_adagrad`` (one running sum a row, over the logical width).
+            name: ``sgd``, ``adagrad``, ``rowwise_adagrad`` (one running sum a row, over the logical width), or
+                ``lazy_adam`` (the moments of a row decay in steps that read it; not for sharded or fused tables).
             lr: learning rate; schedulers and ``param_groups`` may change it.
-            eps: added to Adagrad's root.
+            eps: added to the root that Adagrad and Adam divide by.
             reduce: what becomes of the ranks' gradients: ``"mean"``, as under DDP, where each rank's loss is a mean
                 over its own samples; or ``"sum"``, where each rank's loss is its share of the global one.
 
@@ -371,7 +371,7 @@ class EmbeddingLayer(nn.Module):
         if self.backend in ("auto", "fused"):
             from recsys_embed.tables.fused import FusedTables, extravagance, refusal
 
-            why = refusal(self._sizes.device, self.tables.groups, self.tables.specs.values())
+            why = refusal(rule, self._sizes.device, self.tables.groups, self.tables.specs.values())
             if why is None and self.backend == "auto":
                 why = extravagance(self.tables.specs.values())
             if why is None:

@@ -70,6 +70,12 @@ def place(
     """
     from recsys_embed.tables.sharded import DoesNotFit, plan_placements
 
+    if rule.name == "lazy_adam":
+        raise ConfigError(
+            "sharded tables cannot be trained by 'lazy_adam', which FBGEMM has not: take 'rowwise_adagrad', "
+            "'adagrad' or 'sgd'",
+            path="training.optimizer.tables",
+        )
     kinds = kinds_of(
         specs,
         config.placement,

@@ -14,13 +14,13 @@
 #include <immintrin.h>
 #endif
 
-#define ABI 2  // recsys_embed/native/library.py has the same number: it changes with any signature below
+#define ABI 3  // recsys_embed/native/library.py has the same number: it changes with any signature below
 
 namespace {
 
 struct OutOfMemory {};
 
-enum Rule { SGD = 0, ADAGRAD = 1, ROWWISE_ADAGRAD = 2 };
+enum Rule { SGD = 0, ADAGRAD = 1, ROWWISE_ADAGRAD = 2, LAZY_ADAM = 3 };
 
 // The bags that are asked for: rows [L, B], or jagged with offsets [L * B + 1] and perhaps factors [M].
 struct Request {
@@ -48,6 +48,7 @@ struct Updating {
     const float* gradient;  // [B, L, W]
     int rule;
     float rate, eps;  // rate: minus the learning rate
+    float news[2];  // of lazy Adam: what of a gradient, and of its square, goes into the moments
     uint64_t step;
     const uint64_t* seeds;  // of each lane: its table's rounding noise
     const int64_t* order;  // lanes, table by table
@@ -294,8 +295,8 @@ PUBLIC int64_t recsys_embed_read(
 
 PUBLIC int64_t recsys_embed_update(
     int64_t level, int64_t threads, int64_t type, const Request* asked, void* weights, float* state,
-    const float* gradient, int64_t rule, float rate, float eps, int64_t step, const int64_t* seeds, const int64_t* order,
-    const int64_t* bounds, int64_t tables) {
+    const float* gradient, int64_t rule, float rate, float eps, float first_news, float second_news, int64_t step,
+    const int64_t* seeds, const int64_t* order, const int64_t* bounds, int64_t tables) {
     const Kernels kernels = kernels_of(int(level), int(type), asked->width);
     threads = worthwhile(threads, asked->count * asked->width);
     int64_t bad = check(kernels, *asked, threads);
@@ -307,8 +308,8 @@ PUBLIC int64_t recsys_embed_update(
             occurrences[size_t(table)] += asked->offsets ? asked->offsets[last] - asked->offsets[first] : asked->batch;
         }
     const Updating updating{
-        weights, state, gradient, int(rule), rate, eps, uint64_t(step), reinterpret_cast<const uint64_t*>(seeds), order,
-        bounds, occurrences.data()};
+        weights, state, gradient, int(rule), rate, eps, {first_news, second_news}, uint64_t(step),
+        reinterpret_cast<const uint64_t*>(seeds), order, bounds, occurrences.data()};
     // A table with more than its share of the work is cut into parts by a hash of the row.
     struct Task {
         int64_t table;

@@ -14,7 +14,7 @@ from pathlib import Path
 OVERRIDE = "RECSYS_EMBED_KERNELS"
 """An environment variable: the path of the kernels to load instead of those that were built with the package."""
 
-ABI = 2
+ABI = 3
 """Of the signatures below; kernels.cpp has the same number."""
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
@@ -65,7 +65,7 @@ class Library:
         self.read.argtypes = [c_int64, c_int64, c_int64, POINTER(Request), c_void_p, c_int64]
         self.update.argtypes = [
             *(c_int64, c_int64, c_int64, POINTER(Request), c_void_p, c_void_p, c_void_p),
-            *(c_int64, c_float, c_float, c_int64, c_void_p, c_void_p, c_void_p, c_int64),
+            *(c_int64, c_float, c_float, c_float, c_float, c_int64, c_void_p, c_void_p, c_void_p, c_int64),
         ]
         self.address = functions.recsys_embed_address
         self.address.restype = None

@@ -18,7 +18,7 @@ from recsys_embed.native.library import Address, Library, Request, load
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.int16: 4}
 """Of stores, by their number in kernels.cpp."""
 
-RULES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2}
+RULES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2, "lazy_adam": 3}
 
 FINE, NO_MEMORY = -1, -(2**63) + 1
 
@@ -30,8 +30,8 @@ _NAMESPACE.define(
 )
 _NAMESPACE.define(
     "update_rows(Tensor(a!) store, Tensor(b!) state, Tensor lanes, Tensor grids, Tensor order, Tensor bounds, "
-    "int batch, Tensor rows, Tensor? offsets, Tensor? weights, Tensor gradient, str rule, float lr, float eps, int step"
-    ") -> int"
+    "int batch, Tensor rows, Tensor? offsets, Tensor? weights, Tensor gradient, str rule, float lr, float eps, "
+    "float[] betas, int step) -> int"
 )
 
 
@@ -100,11 +100,13 @@ def _update_rows(
     rule: str,
     lr: float,
     eps: float,
+    betas: list[float],
     step: int,
 ) -> int:
     """Update every row once by the sum of its gradients, from ``gradient [B, L, W]``.
 
     ``order [L]`` are the lanes, table by table; ``bounds [T + 1]`` where those of each table begin; ``state [n, S]``.
+    ``betas [2]`` are what lazy Adam keeps of its moments, and for it ``lr`` is corrected for their bias.
 
     Returns:
         As ``read_rows``, with no row changed.
@@ -114,7 +116,7 @@ def _update_rows(
     found = library.update(
         *(library.level, torch.get_num_threads(), TYPES[store.dtype], asked),
         *(store.data_ptr(), state.data_ptr(), gradient.data_ptr()),
-        *(RULES[rule], -lr, eps, step),
+        *(RULES[rule], -lr, eps, *(1 - beta for beta in betas), step),
         *(lanes.data_ptr() + 2 * 8 * lanes.shape[1], order.data_ptr(), bounds.data_ptr(), bounds.numel() - 1),
     )
     if found == NO_MEMORY:

@@ -347,6 +347,22 @@ static inline void apply_adagrad(
     }
 }
 
+// Adam whose moments decay only in steps that read the row: the first moments, and the second ones after them.
+template <class S>
+static inline void apply_adam(
+    const Updating& by, typename S::Stored* __restrict weights, float* __restrict first, float* __restrict second,
+    const float* __restrict gradient, const float* __restrict noise, int64_t width, float scale) {
+    INDEPENDENT
+    for (int64_t c = 0; c < width; c++) {
+        float mean = first[c] + (gradient[c] - first[c]) * by.news[0];
+        float square = second[c] + (gradient[c] * gradient[c] - second[c]) * by.news[1];
+        first[c] = mean;
+        second[c] = square;
+        float change = mean / (__builtin_sqrtf(square) + by.eps) * by.rate;
+        weights[c] = S::add(weights[c], change, S::rounds ? noise[c] : 0, scale);
+    }
+}
+
 template <class S>
 INLINE void apply(
     const Updating& by, typename S::Stored* __restrict weights, float* __restrict state, const float* __restrict gradient,
@@ -416,7 +432,7 @@ static void update_rows(const Request& asked, const Updating& by, int64_t table,
         place++;
     });
 
-    const int64_t held = by.rule == ADAGRAD ? width : by.rule == ROWWISE_ADAGRAD ? 1 : 0;
+    const int64_t widths[] = {0, width, 1, 2 * width}, held = widths[by.rule];  // of the state, by rule
     auto* weights = static_cast<typename S::Stored*>(by.weights) + asked.starts[lane] * width;
     float* state = by.state + asked.starts[lane] * held;
     const uint64_t seed = mix(by.seeds[lane] + by.step);
@@ -431,11 +447,14 @@ static void update_rows(const Request& asked, const Updating& by, int64_t table,
         const int64_t row = own.rising.row(at), sum = own.rising.place(at) * width;
         if (S::rounds) draw_noise(own.noise.data, mix(seed + uint64_t(row)), width);
         const float scale = asked.scales[lane];
+        auto* const there = weights + row * width;
+        float* const mine = state + row * held;
         if (by.rule == ADAGRAD)
-            apply_adagrad<S>(
-                by, weights + row * width, state + row * held, sums + sum, own.noise.data, asked.width, scale);
+            apply_adagrad<S>(by, there, mine, sums + sum, own.noise.data, asked.width, scale);
+        else if (by.rule == LAZY_ADAM)
+            apply_adam<S>(by, there, mine, mine + width, sums + sum, own.noise.data, asked.width, scale);
         else
-            apply<S>(by, weights + row * width, state + row * held, sums + sum, own.noise.data, width, scale);
+            apply<S>(by, there, mine, sums + sum, own.noise.data, width, scale);
     }
 }
 

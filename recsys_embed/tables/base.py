@@ -12,6 +12,7 @@ and gives ``[B, L, W]``, the memory order in which a sample's vectors lie side b
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from recsys_embed.errors import DataError
 from recsys_embed.ids import offsets_of
 from recsys_embed.seeds import seed_of
 from recsys_embed.tables.rounding import TORCH_TYPES, dequantise
+
+RULES = ("sgd", "adagrad", "rowwise_adagrad", "lazy_adam")
+"""Optimizers of tables."""
 
 INIT_BLOCK = 65_536
 """Initial weights are drawn in blocks of this many rows, each with a seed of its own."""
@@ -102,17 +106,27 @@ class Request:
 
 @dataclass(frozen=True)
 class UpdateRule:
-    """The optimizer of the tables: ``sgd``, ``adagrad`` or ``rowwise_adagrad``.
+    """The optimizer of the tables, one of :data:`RULES`.
 
-    Row-wise Adagrad keeps one sum a row, of the squared gradient's mean over the logical width.
+    Row-wise Adagrad keeps one sum a row, of the squared gradient's mean over the logical width. Lazy Adam is
+    ``torch.optim.SparseAdam``: the moments of a row decay only in steps that read it, and their bias is corrected by
+    the steps of all rows; its state is the first moments of a row, then the second ones.
     """
 
     name: str
     eps: float = 1e-8
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def state_width(self, width: int) -> int:
         """Floats of state a row: what it adds to the bytes of training and of a checkpoint."""
-        return {"sgd": 0, "adagrad": width, "rowwise_adagrad": 1}[self.name]
+        return {"sgd": 0, "adagrad": width, "rowwise_adagrad": 1, "lazy_adam": 2 * width}[self.name]
+
+    def rate(self, lr: float, step: int) -> float:
+        """What a row's direction is multiplied by in the ``step``-th step, from 1."""
+        if self.name != "lazy_adam":
+            return lr
+        first, second = (1 - beta**step for beta in self.betas)
+        return lr * math.sqrt(second) / first
 
 
 class Tables(nn.Module, ABC):

@@ -169,7 +169,7 @@ class FusedTables(Tables):
         return momentum.detach()
 
 
-def refusal(device: torch.device, groups: Sequence[Group], specs: Iterable[TableSpec]) -> str | None:
+def refusal(rule: UpdateRule, device: torch.device, groups: Sequence[Group], specs: Iterable[TableSpec]) -> str | None:
     """Why the fused back end cannot hold these tables on this device, or ``None``."""
     if device.type not in ("cpu", "cuda"):
         return f"FBGEMM has no kernels for {device.type}"
@@ -177,6 +177,8 @@ def refusal(device: torch.device, groups: Sequence[Group], specs: Iterable[Table
         check_stack()
     except ImportError as error:
         return str(error)
+    if rule.name == "lazy_adam":
+        return "it has no lazy Adam"
     for spec in specs:
         if spec.storage != FP32:
             return f"table {spec.name!r} is stored as {spec.storage.dtype}, and it trains fp32 alone"

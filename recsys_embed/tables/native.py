@@ -69,7 +69,8 @@ class NativeTables(StoredTables):
         bad = update_rows(
             *(store.weights, store.state, here.lanes, here.grids, here.order, here.bounds, request.batch),
             *self._reads.bags(group, request),
-            *(gradient.detach().to(torch.float32).contiguous(), self.rule.name, self._lr, self.rule.eps, self.steps),
+            *(gradient.detach().to(torch.float32).contiguous(), self.rule.name, self.rule.rate(self._lr, self.steps)),
+            *(self.rule.eps, list(self.rule.betas), self.steps),
         )
         if bad != FINE:
             raise self._reads.refused(group, request, bad)

@@ -125,7 +125,7 @@ class TablesOptimizer(torch.optim.Optimizer):
         return {
             "rule": self._tables.rule.name,
             "steps": self._tables.steps,
-            "state": {name: {"sum": self._tables.saved(name, "state").clone()} for name in names},
+            "state": {name: {self._kept: self._tables.saved(name, "state").clone()} for name in names},
             "param_groups": [{key: value for key, value in self.param_groups[0].items() if key != "params"}],
         }
 
@@ -135,9 +135,15 @@ class TablesOptimizer(torch.optim.Optimizer):
         if state_dict["rule"] != self._tables.rule.name:
             raise ConfigError(f"state of {state_dict['rule']!r} cannot be loaded into {self._tables.rule.name!r}")
         for name, state in state_dict["state"].items():
-            self._tables.restore(name, "state", state["sum"])
+            self._tables.restore(name, "state", state[self._kept])
         self._tables.steps = int(state_dict["steps"])
         self.param_groups[0].update(state_dict["param_groups"][0])
+
+    @property
+    def _kept(self) -> str:
+        """What the state of a row is."""
+        assert self._tables.rule is not None
+        return "moments" if self._tables.rule.name == "lazy_adam" else "sum"
 
     def _scaled(self, gradient: Tensor) -> Tensor:
         return gradient if self._share == 1 else gradient * self._share

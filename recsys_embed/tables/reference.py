@@ -108,6 +108,15 @@ class ReferenceTables(StoredTables):
         if self.rule.name == "sgd":
             store.add(rows, gradient, -self._lr, self.steps)
             return
+        if self.rule.name == "lazy_adam":
+            first, second = gather(store.state, rows).chunk(2, dim=1)
+            news = [1 - beta for beta in self.rule.betas]
+            first = first + (gradient - first) * news[0]
+            second = second + (gradient.square() - second) * news[1]
+            store.state[rows] = torch.cat([first, second], dim=1)
+            direction = first / (second.sqrt() + self.rule.eps)
+            store.add(rows, direction, -self.rule.rate(self._lr, self.steps), self.steps)
+            return
         squared = gradient.square()
         if self.rule.name == "rowwise_adagrad":
             squared = squared.mean(dim=1, keepdim=True)

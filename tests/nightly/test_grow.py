@@ -16,7 +16,7 @@ from recsys_embed.config import STRATEGIES
 from recsys_embed.embeddings import CLASSES, Compositional
 from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.ids import Ids
-from recsys_embed.tables.base import INIT_BLOCK, Tables, draw, initial_rows
+from recsys_embed.tables.base import INIT_BLOCK, RULES, Tables, draw, initial_rows
 from recsys_embed.testing import draw_ids, train_steps
 
 DIM = 6
@@ -112,7 +112,7 @@ def test_rows_of_new_ids_are_those_of_a_table_born_as_large() -> None:
 
 
 @pytest.mark.parametrize("what", LAYERS)
-@pytest.mark.parametrize("rule", ["adagrad", "rowwise_adagrad", "sgd"])
+@pytest.mark.parametrize("rule", RULES)
 def test_training_goes_on_as_if_nothing_had_grown(what: str, rule: str) -> None:
     """The ids there were, bit for bit, optimizer state and the noise of rounding included."""
     layer = layer_of(what)

@@ -15,7 +15,7 @@ from recsys_embed.tables.rounding import TORCH_TYPES, quantum
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
 
 LOW = [name for name in STORAGE_TYPES if name != "fp32"]
-RULES = ["sgd", "adagrad", "rowwise_adagrad"]
+RULES = ["sgd", "adagrad", "rowwise_adagrad", "lazy_adam"]
 # Every kind of group: integers around two midpoints, halves, fp32, two scales of one type, bags.
 MIXED: dict[str, Any] = {
     "user": {"name": "compositional", "storage": "int8"},
@@ -45,7 +45,7 @@ def targets(seed: int = 1, features: int = 3) -> Tensor:
 def test_bytes_in_memory_are_those_of_the_stored_type(storage: str, rule: str):
     emb = low(storage, backend="reference")
     rows = sum(spec.rows for spec in emb.tables.specs.values())
-    size, state = TORCH_TYPES[storage].itemsize, {"sgd": 0, "adagrad": 8, "rowwise_adagrad": 1}[rule]
+    size, state = TORCH_TYPES[storage].itemsize, {"sgd": 0, "adagrad": 8, "rowwise_adagrad": 1, "lazy_adam": 16}[rule]
     assert emb.plan.serve_bytes == rows * 8 * size
     optimizer = emb.optimizer(rule, lr=0.1)
     assert not list(emb.parameters())
@@ -53,7 +53,7 @@ def test_bytes_in_memory_are_those_of_the_stored_type(storage: str, rule: str):
     floats = {n: b for n, b in emb.tables.named_buffers() if n.endswith((".weights", ".state"))}
     held = sum(buffer.untyped_storage().nbytes() for buffer in floats.values())
     assert held == rows * (8 * size + 4 * state) == emb.ledger()["train_bytes"].sum()
-    saved = [*emb.state_dict().values(), *(one["sum"] for one in optimizer.state_dict()["state"].values())]
+    saved = [*emb.state_dict().values(), *(t for one in optimizer.state_dict()["state"].values() for t in one.values())]
     assert sum(t.numel() * t.element_size() for t in saved) == held == emb.ledger()["checkpoint_bytes"].sum()
     assert emb.ledger()["serve_bytes"].sum() == emb.plan.serve_bytes
     # No other tensor is of that size: there is no float copy anywhere.
@@ -92,10 +92,23 @@ def test_weights_saturate(storage: str):
 
 
 def slow_update(
-    weights: list[list[float]], state: list[list[float]], gradients: dict[int, list[float]], rule: str, lr: float
+    weights: list[list[float]],
+    state: list[list[float]],
+    gradients: dict[int, list[float]],
+    rule: str,
+    lr: float,
+    step: int,
 ) -> None:
-    """The rule in Python floats, row by row."""
+    """The rule in Python floats, row by row; steps count from 1."""
     for row, gradient in gradients.items():
+        if rule == "lazy_adam":
+            for column, one in enumerate(gradient):
+                for place, beta, new in ((column, 0.9, one), (len(gradient) + column, 0.999, one * one)):
+                    state[row][place] = beta * state[row][place] + (1 - beta) * new
+                mean, square = state[row][column], state[row][len(gradient) + column]
+                rate = lr * (1 - 0.999**step) ** 0.5 / (1 - 0.9**step)
+                weights[row][column] -= rate * mean / (square**0.5 + 1e-8)
+            continue
         squares = [one * one for one in gradient]
         if rule == "rowwise_adagrad":
             squares = [sum(squares) / len(squares)]
@@ -123,7 +136,7 @@ def test_updates_equal_a_slow_loop_up_to_a_quantum(storage: str, rule: str):
             for row in ids.values[ids.offsets[bag] : ids.offsets[bag + 1]].tolist():
                 old = gradients.setdefault(row, [0.0] * 5)
                 gradients[row] = [a + b for a, b in zip(old, coefficients[bag, 0].tolist(), strict=True)]
-        slow_update(weights, state, gradients, rule, 0.05)
+        slow_update(weights, state, gradients, rule, 0.05, step + 1)
         (emb(ids) * coefficients).sum().backward()
         optimizer.step()
         optimizer.zero_grad()

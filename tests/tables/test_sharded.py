@@ -18,8 +18,7 @@ from torch import Tensor
 from recsys_embed import ConfigError, DivergedError, EmbeddingLayer, Feature
 from recsys_embed.config import ShardingConfig
 from recsys_embed.ids import Ids
-from recsys_embed.layer import RULES
-from recsys_embed.tables.base import UpdateRule
+from recsys_embed.tables.base import RULES, UpdateRule
 from recsys_embed.tables.optimizer import TablesOptimizer
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
 

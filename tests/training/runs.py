@@ -12,7 +12,7 @@ def settings(tables: str = "rowwise_adagrad", **training: Any) -> Config:
     """A small run; ``model`` and ``embedding`` stand for those tables of the config."""
     optimizer = {
         "tables": tables,
-        "tables_lr": {"adam": 0.01, "sgd": 1.0}.get(tables, 0.1),
+        "tables_lr": {"adam": 0.01, "lazy_adam": 0.01, "sgd": 1.0}.get(tables, 0.1),
         "dense_lr": 0.005,
         **training.pop("optimizer", {}),
     }

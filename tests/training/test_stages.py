@@ -24,7 +24,7 @@ from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.step import step
 from tests.training.staged import Staged, build, fit, record, settings, unique_rows
 
-TABLE_RULES = ["adam", "rowwise_adagrad", "adagrad", "sgd"]
+TABLE_RULES = ["adam", "lazy_adam", "rowwise_adagrad", "adagrad", "sgd"]
 CPU = torch.device("cpu")
 
 

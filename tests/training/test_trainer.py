@@ -26,7 +26,7 @@ from recsys_embed.training.optimizers import Optimizers
 from recsys_embed.training.trainer import predict, shuffle_seed, step, train
 from tests.training.runs import build, settings
 
-TABLES = ["adam", "rowwise_adagrad", "adagrad", "sgd"]
+TABLES = ["adam", "lazy_adam", "rowwise_adagrad", "adagrad", "sgd"]
 
 
 def fit(config: Config, data: Any, **options: Any) -> tuple[Recommender, Any]:

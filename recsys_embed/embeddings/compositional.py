@@ -22,6 +22,7 @@ from torch import Tensor
 
 from recsys_embed.config import CompositionalConfig
 from recsys_embed.embeddings.base import FULL_INIT, Lookup, Strategy, TableSpec, Uniform, apportion, vocabularies
+from recsys_embed.embeddings.combination import combined
 from recsys_embed.embeddings.index_maps import Digits
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature
@@ -104,10 +105,7 @@ class Compositional(Strategy):
         slots = rows["rows"]
         if self.operation == "concat":
             return slots.flatten(-2)
-        first, *others = slots.unbind(-2)
-        for other in others:
-            first = first * other if self.operation == "multiply" else first + other
-        return first
+        return combined(slots, products=self.operation == "multiply")
 
 
 def _largest(config: CompositionalConfig, size: int) -> int:

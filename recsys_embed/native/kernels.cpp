@@ -14,7 +14,7 @@
 #include <immintrin.h>
 #endif
 
-#define ABI 3  // recsys_embed/native/library.py has the same number: it changes with any signature below
+#define ABI 4  // recsys_embed/native/library.py has the same number: it changes with any signature below
 
 namespace {
 
@@ -64,6 +64,15 @@ struct Address {
     const int64_t* constants[2];
     int64_t* rows;  // contiguous
     int64_t sizes[3], strides[3], constant_strides[2][3];
+};
+
+// Vectors made of the rows of several slots [N, S, W], or the gradients of these rows by those of the vectors [N, W].
+struct Combination {
+    const float* slots;
+    const float* gradient;  // none: vectors are asked for
+    float* out;
+    int64_t products;  // else sums
+    int64_t count, width, number;  // N, W, S
 };
 
 struct Kernels {
@@ -150,6 +159,17 @@ namespace avx512 {
 }  // namespace avx512
 TARGET_END
 #endif
+
+using Combining = void (*)(const Combination&, int64_t first, int64_t last);
+
+Combining combining_of(int level) {
+#if defined(__x86_64__)
+    if (level == 2) return avx512::combine_rows;
+    if (level == 1) return avx2::combine_rows;
+#endif
+    (void)level;
+    return base::combine_rows;
+}
 
 using Addressing = void (*)(const Address&, int64_t line, int64_t first, int64_t last);
 
@@ -339,6 +359,18 @@ PUBLIC void recsys_embed_address(int64_t level, int64_t threads, const Address* 
     run(threads, lines * pieces, [&](int64_t task) {
         const int64_t first = task % pieces * most, last = first + most < length ? first + most : length;
         if (first < last) kernel(*asked, task / pieces, first, last);
+    });
+}
+
+PUBLIC void recsys_embed_combine(int64_t level, int64_t threads, const Combination* asked) {
+    const int64_t count = asked->count, floats = count * asked->width * asked->number;
+    if (floats == 0) return;
+    threads = worthwhile(threads, floats);
+    const int64_t pieces = threads < 2 ? 1 : 4 * threads, most = (count + pieces - 1) / pieces;
+    const Combining kernel = combining_of(int(level));
+    run(threads, pieces, [&](int64_t task) {
+        const int64_t first = task * most, last = first + most < count ? first + most : count;
+        if (first < last) kernel(*asked, first, last);
     });
 }
 

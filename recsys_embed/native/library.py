@@ -14,7 +14,7 @@ from pathlib import Path
 OVERRIDE = "RECSYS_EMBED_KERNELS"
 """An environment variable: the path of the kernels to load instead of those that were built with the package."""
 
-ABI = 3
+ABI = 4
 """Of the signatures below; kernels.cpp has the same number."""
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
@@ -47,6 +47,15 @@ class Address(ctypes.Structure):
     )
 
 
+class Combination(ctypes.Structure):
+    """Rows of several slots that become vectors, as kernels.cpp has it."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("slots", "gradient", "out")),
+        *((name, c_int64) for name in ("products", "count", "width", "number")),
+    )
+
+
 class Library:
     """The functions of one compiled file.
 
@@ -70,6 +79,9 @@ class Library:
         self.address = functions.recsys_embed_address
         self.address.restype = None
         self.address.argtypes = [c_int64, c_int64, POINTER(Address)]
+        self.combine = functions.recsys_embed_combine
+        self.combine.restype = None
+        self.combine.argtypes = [c_int64, c_int64, POINTER(Combination)]
         if functions.recsys_embed_abi() != ABI:
             raise ImportError(f"{path} was built from other sources: build it again")
         self.best_level: int = functions.recsys_embed_level()

@@ -1,4 +1,4 @@
-"""The kernels as torch operators, on CPU: ``recsys_embed::address``, ``read_rows`` and ``update_rows``.
+"""The kernels as torch operators, on CPU: ``recsys_embed::address``, ``read_rows``, ``update_rows`` and ``combine``.
 
 Shapes: L lanes, B samples, W width, M occurrences, S width of the optimizer's state, T tables, n rows of a store.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys_embed.native.library import Address, Library, Request, load
+from recsys_embed.native.library import Address, Combination, Library, Request, load
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.int16: 4}
 """Of stores, by their number in kernels.cpp."""
@@ -33,6 +33,7 @@ _NAMESPACE.define(
     "int batch, Tensor rows, Tensor? offsets, Tensor? weights, Tensor gradient, str rule, float lr, float eps, "
     "float[] betas, int step) -> int"
 )
+_NAMESPACE.define("combine(Tensor(a!) out, Tensor slots, Tensor? gradient, bool products) -> ()")
 
 
 def _address(ids: Tensor, first: Tensor, second: Tensor, digits: bool) -> Tensor:
@@ -124,6 +125,18 @@ def _update_rows(
     return int(found)
 
 
+def _combine(out: Tensor, slots: Tensor, gradient: Tensor | None, products: bool) -> None:
+    """Write the sums or products over the slots of ``slots [..., S, W]`` to ``out [..., W]``; or, of ``gradient
+    [..., W]``, the gradients of the slots to ``out [..., S, W]``. All are contiguous float32."""
+    library = _library()
+    number, width = slots.shape[-2:]
+    asked = Combination(
+        *(slots.data_ptr(), None if gradient is None else gradient.data_ptr(), out.data_ptr()),
+        *(int(products), slots.numel() // max(number * width, 1), width, number),
+    )
+    library.combine(library.level, torch.get_num_threads(), asked)
+
+
 def _request(
     store: Tensor,
     lanes: Tensor,
@@ -153,10 +166,13 @@ def _library() -> Library:
 _NAMESPACE.impl("address", _address, "CPU")
 _NAMESPACE.impl("read_rows", _read_rows, "CPU")
 _NAMESPACE.impl("update_rows", _update_rows, "CPU")
+_NAMESPACE.impl("combine", _combine, "CPU")
 torch.library.register_fake("recsys_embed::address", _address_fake, lib=_NAMESPACE)
 torch.library.register_fake("recsys_embed::read_rows", lambda *args: FINE, lib=_NAMESPACE)
 torch.library.register_fake("recsys_embed::update_rows", lambda *args: FINE, lib=_NAMESPACE)
+torch.library.register_fake("recsys_embed::combine", lambda *args: None, lib=_NAMESPACE)
 
 address = torch.ops.recsys_embed.address.default
 read_rows = torch.ops.recsys_embed.read_rows.default
 update_rows = torch.ops.recsys_embed.update_rows.default
+combine = torch.ops.recsys_embed.combine.default

@@ -458,6 +458,47 @@ static void update_rows(const Request& asked, const Updating& by, int64_t table,
     }
 }
 
+// --- combining -----------------------------------------------------------------------------------------------
+
+template <bool PRODUCTS>
+INLINE void combine_part(const Combination& asked, int64_t first, int64_t last) {
+    const int64_t width = asked.width, number = asked.number;
+    for (int64_t i = first; i < last; i++) {
+        const float* rows = asked.slots + i * number * width;
+        along(width, [&](int64_t c, auto piece) {
+            using Vector = typename decltype(piece)::Vector;
+            Vector whole, factor;
+            if (!asked.gradient) {
+                memcpy(&whole, rows + c, sizeof whole);
+                for (int64_t s = 1; s < number; s++) {
+                    memcpy(&factor, rows + s * width + c, sizeof factor);
+                    if constexpr (PRODUCTS) whole *= factor;
+                    else whole += factor;
+                }
+                memcpy(asked.out + i * width + c, &whole, sizeof whole);
+                return;
+            }
+            for (int64_t s = 0; s < number; s++) {
+                memcpy(&whole, asked.gradient + i * width + c, sizeof whole);
+                for (int64_t other = 0; PRODUCTS && other < number; other++) {
+                    if (other == s) continue;
+                    memcpy(&factor, rows + other * width + c, sizeof factor);
+                    whole *= factor;
+                }
+                memcpy(asked.out + (i * number + s) * width + c, &whole, sizeof whole);
+            }
+        });
+    }
+}
+
+// Vectors [first, last), or the gradients of their rows.
+static void combine_rows(const Combination& asked, int64_t first, int64_t last) {
+    if (asked.products)
+        combine_part<true>(asked, first, last);
+    else
+        combine_part<false>(asked, first, last);
+}
+
 // --- addressing ----------------------------------------------------------------------------------------------
 
 static inline int64_t hash_row(uint64_t value, uint64_t seed, uint64_t rows) {

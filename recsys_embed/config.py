@@ -809,7 +809,7 @@ class Config(Node):
         if self.training.optimizer.tables == "lazy_adam" and self.embedding.backend in ("fused", "sharded"):
             raise ValueError(
                 f"training.optimizer.tables = 'lazy_adam' cannot be had of embedding.backend = "
-                f"{self.embedding.backend!r}, which has no Adam on CPU: use backend 'auto', or another optimizer"
+                f"{self.embedding.backend!r}: use backend 'auto', or another optimizer"
             )
         for path, patterns in self._strategies:
             for pattern, node in patterns.items():

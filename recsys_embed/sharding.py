@@ -72,8 +72,7 @@ def place(
 
     if rule.name == "lazy_adam":
         raise ConfigError(
-            "sharded tables cannot be trained by 'lazy_adam', which FBGEMM has not: take 'rowwise_adagrad', "
-            "'adagrad' or 'sgd'",
+            "sharded tables cannot be trained by 'lazy_adam': take 'rowwise_adagrad', 'adagrad' or 'sgd'",
             path="training.optimizer.tables",
         )
     kinds = kinds_of(

@@ -23,6 +23,7 @@ from recsys_embed.errors import ConfigError
 from recsys_embed.hashed import names_of
 from recsys_embed.ids import Ids
 from recsys_embed.tables.base import Group, Tables, UpdateRule
+from recsys_embed.tables.fbgemm import OPTIMIZERS
 from recsys_embed.tables.placement import Kind, Placement, kinds_of, row_wise, splits_by_row, table_wise
 from recsys_embed.tables.reference import ReferenceTables
 
@@ -70,9 +71,9 @@ def place(
     """
     from recsys_embed.tables.sharded import DoesNotFit, plan_placements
 
-    if rule.name == "lazy_adam":
+    if rule.name not in OPTIMIZERS:
         raise ConfigError(
-            "sharded tables cannot be trained by 'lazy_adam': take 'rowwise_adagrad', 'adagrad' or 'sgd'",
+            f"sharded tables cannot be trained by {rule.name!r}: take one of {', '.join(map(repr, OPTIMIZERS))}",
             path="training.optimizer.tables",
         )
     kinds = kinds_of(

@@ -23,6 +23,9 @@ MULTIPLE = 4
 WIDEST = 1024
 """Rows wider than this come back wrong."""
 
+OPTIMIZERS = {"sgd": "EXACT_SGD", "adagrad": "EXACT_ADAGRAD", "rowwise_adagrad": "EXACT_ROWWISE_ADAGRAD"}
+"""The ``EmbOptimType`` of the rules that its kernels train by; the others it has not."""
+
 
 def padded(width: int) -> int:
     """Floats that a row of this width takes.
@@ -47,11 +50,7 @@ def optimizer_of(rule: UpdateRule) -> Any:
     """The ``EmbOptimType`` of a rule."""
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
 
-    return {
-        "sgd": EmbOptimType.EXACT_SGD,
-        "adagrad": EmbOptimType.EXACT_ADAGRAD,
-        "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-    }[rule.name]
+    return EmbOptimType[OPTIMIZERS[rule.name]]
 
 
 def refuse_to_move(kind: str, fn: Callable[[Tensor], Tensor], device: torch.device) -> None:

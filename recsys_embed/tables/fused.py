@@ -19,7 +19,7 @@ from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.ids import Ids
 from recsys_embed.storage import FP32
 from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
-from recsys_embed.tables.fbgemm import MULTIPLE, correction, optimizer_of, padded, refuse_to_move, too_wide
+from recsys_embed.tables.fbgemm import MULTIPLE, OPTIMIZERS, correction, optimizer_of, padded, refuse_to_move, too_wide
 
 PADDING = 2
 """Where padding would multiply the weights by more than this, ``auto`` leaves them to the reference back end."""
@@ -177,7 +177,7 @@ def refusal(rule: UpdateRule, device: torch.device, groups: Sequence[Group], spe
         check_stack()
     except ImportError as error:
         return str(error)
-    if rule.name == "lazy_adam":
+    if rule.name not in OPTIMIZERS:
         return "it has no lazy Adam"
     for spec in specs:
         if spec.storage != FP32:

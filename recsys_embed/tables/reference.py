@@ -105,9 +105,7 @@ class ReferenceTables(StoredTables):
 
     def _update(self, store: Store, rows: Tensor, gradient: Tensor) -> None:
         assert self.rule is not None
-        if self.rule.name == "sgd":
-            store.add(rows, gradient, -self._lr, self.steps)
-            return
+        direction = gradient
         if self.rule.name == "lazy_adam":
             first, second = gather(store.state, rows).chunk(2, dim=1)
             news = [1 - beta for beta in self.rule.betas]
@@ -115,14 +113,14 @@ class ReferenceTables(StoredTables):
             second = second + (gradient.square() - second) * news[1]
             store.state[rows] = torch.cat([first, second], dim=1)
             direction = first / (second.sqrt() + self.rule.eps)
-            store.add(rows, direction, -self.rule.rate(self._lr, self.steps), self.steps)
-            return
-        squared = gradient.square()
-        if self.rule.name == "rowwise_adagrad":
-            squared = squared.mean(dim=1, keepdim=True)
-        sums = gather(store.state, rows) + squared
-        store.state[rows] = sums
-        store.add(rows, gradient / (sums.sqrt() + self.rule.eps), -self._lr, self.steps)
+        elif self.rule.name != "sgd":
+            squared = gradient.square()
+            if self.rule.name == "rowwise_adagrad":
+                squared = squared.mean(dim=1, keepdim=True)
+            sums = gather(store.state, rows) + squared
+            store.state[rows] = sums
+            direction = gradient / (sums.sqrt() + self.rule.eps)
+        store.add(rows, direction, -self.rule.rate(self._lr, self.steps), self.steps)
 
     def _lengths(self, group: int, request: Request) -> Tensor:
         """Rows asked for in each lane ``[L]``."""

@@ -28,6 +28,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "full": {},
     "int8": {"strategy": {"name": "full", "storage": "int8"}},
     "adam": {"tables": "adam"},
+    "lazy_adam": {"tables": "lazy_adam"},
     "hash": {"strategy": "hash", "budget": 0.5, "exact": ["item"]},
     "staged": {"strategy": {"name": "magnitude", "warm_up_epochs": 1}, "budget": 0.5, "exact": []},
 }
@@ -71,7 +72,7 @@ def never_trained(model: Path, config: Config) -> dict[str, Tensor]:
     return {name: fresh.embedding.tables.stored(name) for name in fresh.embedding.tables.specs}
 
 
-@pytest.mark.parametrize("model", ["full", "int8", "adam", "night"])
+@pytest.mark.parametrize("model", ["full", "int8", "adam", "lazy_adam", "night"])
 def test_what_is_forgotten_is_in_no_file_and_its_rows_are_as_they_began(
     born: dict[str, Path], model: str, tmp_path: Path
 ) -> None:

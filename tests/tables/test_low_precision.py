@@ -11,11 +11,11 @@ from recsys_embed import ConfigError, EmbeddingLayer, Feature
 from recsys_embed.ids import Ids
 from recsys_embed.storage import STORAGE_TYPES
 from recsys_embed.tables import native
+from recsys_embed.tables.base import RULES
 from recsys_embed.tables.rounding import TORCH_TYPES, quantum
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, train_steps
 
 LOW = [name for name in STORAGE_TYPES if name != "fp32"]
-RULES = ["sgd", "adagrad", "rowwise_adagrad", "lazy_adam"]
 # Every kind of group: integers around two midpoints, halves, fp32, two scales of one type, bags.
 MIXED: dict[str, Any] = {
     "user": {"name": "compositional", "storage": "int8"},

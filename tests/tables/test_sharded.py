@@ -18,7 +18,8 @@ from torch import Tensor
 from recsys_embed import ConfigError, DivergedError, EmbeddingLayer, Feature
 from recsys_embed.config import ShardingConfig
 from recsys_embed.ids import Ids
-from recsys_embed.tables.base import RULES, UpdateRule
+from recsys_embed.tables.base import UpdateRule
+from recsys_embed.tables.fbgemm import OPTIMIZERS
 from recsys_embed.tables.optimizer import TablesOptimizer
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
 
@@ -176,7 +177,7 @@ CUDA_RUNS: dict[str, dict[str, Any]] = {
             "below": 0,
         }
         for strategy in ("full", "hash", "unified", "compositional")
-        for rule in RULES
+        for rule in OPTIMIZERS
         for features in (FEATURES, BAGS)
     },
     **{f"cuda_{name}": options for name, options in RUNS.items()},

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
+import importlib
 import os
 import re
 import threading
@@ -37,6 +39,8 @@ def joined(device: str, *, timeout: float) -> Iterator[None]:
     if not launched or dist.is_initialized():
         yield
         return
+    # Its functions' defaults keep the group of the time when they were imported, which TorchRec does: here, of none.
+    importlib.import_module("torch.distributed.nn.functional")
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.set_device(local())
@@ -52,6 +56,8 @@ def joined(device: str, *, timeout: float) -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+            # Its threads end with the last that refers to it. One that lets go of a tensor while Python ends, aborts.
+            gc.collect()
 
 
 def _failed_group(error: BaseException | None) -> BaseException | None:

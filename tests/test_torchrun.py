@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -32,6 +33,30 @@ placement = { "*" = "row_wise" }
 enabled = false
 """
 PACKAGE = Path(__file__).resolve().parents[1]
+COUNTING = """
+import atexit, json, os
+from pathlib import Path
+import torch.distributed as dist
+from recsys_embed import cli
+
+counts, destroy = [], dist.destroy_process_group
+
+def count():
+    tasks = Path("/proc/self/task").iterdir()
+    counts.append(sum("gloo_runloop" in (task / "comm").read_text() for task in tasks))
+
+def destroyed():
+    count()
+    destroy()
+
+def ended():
+    count()
+    Path(f"threads-{os.environ['RANK']}.json").write_text(json.dumps(counts))
+
+dist.destroy_process_group = destroyed
+atexit.register(ended)
+cli.main()
+"""
 
 
 @pytest.mark.slow
@@ -47,6 +72,18 @@ def test_nobody_but_the_first_rank_says_anything(tmp_path: Path, world: int):
     assert {row["placement"] for row in told["tables"]} == {"row_wise"}
     assert done.stderr.split("\n") == [*ShardingReport(**told).text().split("\n"), ""]
     assert json.loads(done.stdout)["status"] == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of threads are read from /proc")
+def test_the_process_groups_threads_end_before_python_does(tmp_path: Path):
+    """One that let go of the last agreement's tensor while Python ended aborted its process, on a busy machine."""
+    (tmp_path / "counting.py").write_text(COUNTING)
+    done = run(tmp_path, 2, "train", "--set", "embedding.backend=sharded", program=["counting.py"])
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        before, after = json.loads((tmp_path / f"threads-{rank}.json").read_text())
+        assert before > 0 == after
 
 
 @pytest.mark.slow
@@ -66,11 +103,13 @@ def test_all_ranks_take_part_in_a_search_and_one_writes(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "best" / "model" / "manifest.json").exists()
 
 
-def run(folder: Path, world: int, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, world: int, command: str, *options: str, program: Sequence[str] = ("-m", "recsys_embed")
+) -> subprocess.CompletedProcess[str]:
     """The command on ``world`` processes, over CONFIG, into ``folder/out``."""
     (folder / "c.toml").write_text(CONFIG)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    arguments = ["-m", "recsys_embed", command, "c.toml", "--out", "out", "--json", *options]
+    arguments = [*program, command, "c.toml", "--out", "out", "--json", *options]
     return subprocess.run(
         [sys.executable, *launcher, *arguments],
         cwd=folder,

@@ -56,8 +56,9 @@ def joined(device: str, *, timeout: float) -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-            # Its threads end with the last that refers to it. One that lets go of a tensor while Python ends, aborts.
-            gc.collect()
+    # Its threads end with the last that refers to it. One that lets go of a tensor while Python ends, aborts. Not after
+    # an error: torchrun leaves a rank little time to tell it.
+    gc.collect()
 
 
 def _failed_group(error: BaseException | None) -> BaseException | None:

@@ -108,7 +108,7 @@ def _config(scale: Scale, folder: Path) -> Path:
         data={"path": str(rows)},
         model={"dim": 6, "dropout": 0.1},
         training={"batch_size": 32, "epochs": 3, "checkpoint_steps": scale.of(10, 50)},
-        sharding={"placement": placement, "replicate_below": 0, "timeout_seconds": scale.of(5, 20)},
+        sharding={"placement": placement, "replicate_below": 0, "timeout_seconds": scale.of(10, 20)},
     )
     path.write_text(config.to_toml(), encoding="utf-8")
     return path

@@ -6,7 +6,6 @@ Eight times the rows, in the same process, take less than a third of the bytes t
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.data.allocators import giving_back
+
 FEW, MORE = 80_000, 640_000
 GROWTH = 16_000_000  # bytes; a row has 110
-# Allocators give back at once what is freed: what they keep for later, by thread, depends on how threads take turns.
-GIVING_BACK = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 CHILD = """
 import json, sys
@@ -84,8 +83,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_memory_does_not_grow_with_rows(home: Path, tmp_path: Path, what: str, suffix: str) -> None:
     files = [str(home / f"{rows}.{suffix}") for rows in (FEW, MORE)]
     command = [sys.executable, "-c", CHILD, what, str(tmp_path / "out"), *files]
-    environment = {**os.environ, **GIVING_BACK}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=giving_back())
     found = json.loads(done.stdout)
     assert [rows for rows, _ in found] == [FEW, MORE]
     assert found[1][1] - found[0][1] < GROWTH, found

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -75,22 +76,38 @@ struct Combination {
     int64_t count, width, number;  // N, W, S
 };
 
+// An occurrence of a row that is updated. A gradient has fewer bags than 2^32.
+struct Occurrence {
+    uint32_t row, bag;  // bag: which row of the gradient, sample by sample
+    float factor;
+};
+
 struct Kernels {
     int64_t (*check)(const Request&, int64_t lane);
     void (*read)(const Request&, const Reading&, int64_t lane, int64_t first, int64_t last);
     void (*read_bags)(const Request&, const Reading&, int64_t lane, int64_t first, int64_t last);
-    void (*update)(const Request&, const Updating&, int64_t table, uint64_t part, uint64_t parts);
+    void (*count)(
+        const Request&, const Updating&, int64_t table, int64_t first, int64_t last, int64_t parts, int64_t* counts);
+    void (*deal)(
+        const Request&, const Updating&, int64_t table, int64_t first, int64_t last, int64_t parts, int64_t* ends,
+        Occurrence* dealt);
+    void (*update)(const Request&, const Updating&, int64_t table, const Occurrence* first, const Occurrence* last);
 };
 
 constexpr int64_t AHEAD = 16;  // rows that are fetched before they are needed
 constexpr int64_t NEXT = 16;  // samples whose gradients are
+constexpr int64_t BLOCK = 16;  // samples whose rows are looked at together
 constexpr int64_t BUCKETS = 2048;  // of the sort
+constexpr int64_t NEAR = 1 << 20;  // bytes that a core keeps near it; dealing costs what twice as many do
 constexpr uint64_t EMPTY = ~uint64_t(0);
-constexpr uint64_t GOLDEN = 0x9E3779B1u;
+constexpr uint64_t GOLDEN = 0x9E3779B1u;  // of the parts of a table
+constexpr uint64_t SCATTER = 0xD6E8FEB86659FD93u;  // within a part: another one, as its rows have bits of the former alike
 constexpr uint64_t NOISE_MASK = (1u << 23) - 1;
 constexpr float NOISE_UNIT = 1.0f / (1 << 23);
 
 #define INLINE static inline __attribute__((always_inline, unused))
+#define INLINE_MEMBER inline __attribute__((always_inline))
+#define OPAQUE(value) asm("" : "+r"(value))  // compilers make no branch of what they cannot see through
 
 INLINE float float_of(uint32_t bits) {
     float value;
@@ -263,6 +280,77 @@ int64_t check(const Kernels& kernels, const Request& asked, int64_t threads) {
     return FINE;
 }
 
+// A table's occurrences, dealt to parts by a hash of their row: several threads share them, and what a part needs stays
+// near the core that updates it. Within a part they keep their order, so that no bit depends on the cut.
+struct Cut {
+    int64_t parts = 1, places = 0, chunks = 1;  // dealt chunk by chunk
+    Occurrence* dealt = nullptr;
+    std::vector<int64_t> ends;  // [chunks, parts]: first how many there are, in the end where each ended
+
+    int64_t begin_of(int64_t part) const { return part ? ends[size_t((chunks - 1) * parts + part - 1)] : 0; }
+
+    void turn_counts_into_begins() {
+        int64_t begin = 0;
+        for (int64_t part = 0; part < parts; part++)
+            for (int64_t chunk = 0; chunk < chunks; chunk++) {
+                int64_t& one = ends[size_t(chunk * parts + part)];
+                const int64_t count = one;
+                one = begin;
+                begin += count;
+            }
+    }
+};
+
+// How each table is cut. Throws std::bad_alloc.
+std::vector<Cut> cut(
+    const Request& asked, const Updating& by, const Kernels& kernels, int64_t threads, int64_t tables) {
+    std::vector<Cut> cuts{size_t(tables)};
+    struct Task {
+        Cut* of;
+        int64_t table, chunk;
+    };
+    std::vector<Task> tasks;
+    int64_t all = 0;
+    for (int64_t table = 0; table < tables; table++) {
+        Cut& one = cuts[size_t(table)];
+        const int64_t count = by.occurrences[table], size = asked.sizes[by.order[by.bounds[table]]];
+        const int64_t distinct = count < size ? count : size, lanes = by.bounds[table + 1] - by.bounds[table];
+        const int64_t share = asked.count / (2 * threads) + 1, shares = threads < 2 ? 1 : (count + share - 1) / share;
+        const int64_t bytes = distinct * (4 * asked.width + 24), near = bytes > 2 * NEAR ? bytes / NEAR : 1;
+        one.parts = near > shares ? near : shares > 1 ? shares : 1;
+        if (one.parts == 1) continue;
+        one.places = asked.offsets ? asked.batch * lanes : asked.batch;
+        one.chunks = threads < 2 ? 1 : 2 * threads;
+        one.ends.resize(size_t(one.chunks * one.parts));
+        all += count;
+        for (int64_t chunk = 0; chunk < one.chunks; chunk++) tasks.push_back({&one, table, chunk});
+    }
+    static thread_local std::vector<Occurrence> kept;
+    if (kept.size() < size_t(all)) kept.resize(size_t(all));
+    Occurrence* place = kept.data();
+    for (int64_t table = 0; table < tables; table++)
+        if (cuts[size_t(table)].parts > 1) {
+            cuts[size_t(table)].dealt = place;
+            place += by.occurrences[table];
+        }
+    for (const bool deal : {false, true}) {
+        const bool done = run(threads, int64_t(tasks.size()), [&](int64_t task) {
+            Cut& one = *tasks[size_t(task)].of;
+            const int64_t table = tasks[size_t(task)].table, chunk = tasks[size_t(task)].chunk;
+            const int64_t first = one.places * chunk / one.chunks, last = one.places * (chunk + 1) / one.chunks;
+            int64_t* const ends = &one.ends[size_t(chunk * one.parts)];
+            if (deal)
+                kernels.deal(asked, by, table, first, last, one.parts, ends, one.dealt);
+            else
+                kernels.count(asked, by, table, first, last, one.parts, ends);
+        });
+        if (!done) throw std::bad_alloc();
+        for (Cut& one : cuts)
+            if (one.parts > 1 && !deal) one.turn_counts_into_begins();
+    }
+    return cuts;
+}
+
 }  // namespace
 
 extern "C" {
@@ -330,21 +418,26 @@ PUBLIC int64_t recsys_embed_update(
     const Updating updating{
         weights, state, gradient, int(rule), rate, eps, {first_news, second_news}, uint64_t(step),
         reinterpret_cast<const uint64_t*>(seeds), order, bounds, occurrences.data()};
-    // A table with more than its share of the work is cut into parts by a hash of the row.
+    std::vector<Cut> cuts;
+    try {
+        cuts = cut(*asked, updating, kernels, threads, tables);
+    } catch (const std::bad_alloc&) {
+        return NO_MEMORY;
+    }
     struct Task {
         int64_t table;
-        uint64_t part, parts;
+        const Occurrence *first, *last;
     };
     std::vector<Task> tasks;
     for (int64_t table = 0; table < tables; table++) {
-        const int64_t share = asked->count / (2 * threads) + 1;
-        int64_t parts = (occurrences[size_t(table)] + share - 1) / share;
-        parts = threads < 2 || parts < 1 ? 1 : parts > threads ? threads : parts;
-        for (int64_t part = 0; part < parts; part++) tasks.push_back({table, uint64_t(part), uint64_t(parts)});
+        const Cut& one = cuts[size_t(table)];
+        if (one.parts == 1) tasks.push_back({table, nullptr, nullptr});
+        for (int64_t part = 0; one.parts > 1 && part < one.parts; part++)
+            tasks.push_back({table, one.dealt + one.begin_of(part), one.dealt + one.begin_of(part + 1)});
     }
-    bool done = run(threads, int64_t(tasks.size()), [&](int64_t one) {
-        const Task& task = tasks[size_t(one)];
-        kernels.update(*asked, updating, task.table, task.part, task.parts);
+    const bool done = run(threads, int64_t(tasks.size()), [&](int64_t task) {
+        const Task& one = tasks[size_t(task)];
+        if (!one.first || one.first < one.last) kernels.update(*asked, updating, one.table, one.first, one.last);
     });
     return done ? FINE : NO_MEMORY;
 }

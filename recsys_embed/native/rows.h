@@ -217,49 +217,51 @@ struct Buffer {
     ~Buffer() { free(data); }
 };
 
-// The distinct rows of a table in the order of their first occurrence. Open addressing: a cell holds a row and its place
-// among them. Of a table of few rows every row has a cell of its own.
+// Finds the distinct rows of a table, in the order of their first occurrence. Open addressing: a cell holds a row and
+// its place among them. Of a table of few rows every row has a cell of its own.
+//
+// Whether a row is new is anybody's guess, and a wrong guess of the processor's costs more than all the rest: nothing
+// branches on it, only on whether another row holds the cell, which is rare.
+struct Finder {
+    uint64_t* __restrict cells;
+    uint32_t* __restrict rows;
+    int64_t count, mask, shift;
+    bool direct;
+
+    INLINE_MEMBER int32_t place_of(uint32_t row) {
+        int64_t cell = direct ? int64_t(row) : int64_t(uint64_t(row) * SCATTER >> shift);
+        uint64_t held = cells[cell];
+        uint64_t taken = uint64_t(held != EMPTY) & uint64_t(uint32_t(held >> 32) != row);
+        OPAQUE(taken);
+        if (__builtin_expect(taken != 0, 0)) do {
+                cell = (cell + 1) & mask;
+                held = cells[cell];
+            } while (held != EMPTY && uint32_t(held >> 32) != row);
+        uint64_t fresh = held == EMPTY;
+        OPAQUE(fresh);
+        const uint64_t place = (uint64_t(count) & (0 - fresh)) | (held & 0xFFFFFFFFu & (fresh - 1));
+        cells[cell] = uint64_t(row) << 32 | place;
+        rows[count] = row;
+        count += int64_t(fresh);
+        return int32_t(place);
+    }
+};
+
 struct Distinct {
     Buffer<uint64_t> cells;
     Buffer<uint32_t> rows;
-    int64_t count, mask;
-    bool direct;
+    int64_t count = 0;
 
-    void begin(int64_t expected, int64_t size) {
-        int64_t room = 64;
-        while (room < 2 * expected) room *= 2;
-        direct = size <= room;
-        mask = (direct ? size : room) - 1;
-        cells.reserve(mask + 1);
-        memset(cells.data, 0xFF, size_t(mask + 1) * sizeof(uint64_t));
-        count = 0;
-    }
-
-    int64_t cell_of(uint32_t row) const { return direct ? int64_t(row) : int64_t(mix(row) & uint64_t(mask)); }
-
-    void grow() {
-        mask = 2 * mask + 1;
-        cells.reserve(mask + 1);
-        memset(cells.data, 0xFF, size_t(mask + 1) * sizeof(uint64_t));
-        for (int64_t place = 0; place < count; place++) {
-            int64_t cell = cell_of(rows.data[place]);
-            while (cells.data[cell] != EMPTY) cell = (cell + 1) & mask;
-            cells.data[cell] = uint64_t(rows.data[place]) << 32 | uint64_t(place);
-        }
-    }
-
-    int32_t place_of(uint32_t row) {
-        int64_t cell = cell_of(row);
-        while (cells.data[cell] != EMPTY) {
-            if (uint32_t(cells.data[cell] >> 32) == row) return int32_t(uint32_t(cells.data[cell]));
-            cell = (cell + 1) & mask;
-        }
-        cells.data[cell] = uint64_t(row) << 32 | uint64_t(count);
-        rows.reserve(count + 1);
-        rows.data[count] = row;
-        const auto place = int32_t(count++);
-        if (!direct && 2 * count > mask) grow();
-        return place;
+    // For so many occurrences of rows below `size`, at most.
+    Finder finder(int64_t occurrences, int64_t size) {
+        int64_t bits = 6;
+        while (int64_t(1) << bits < 4 * occurrences) bits++;
+        const bool direct = size <= int64_t(1) << bits;
+        const int64_t room = direct ? size : int64_t(1) << bits;
+        cells.reserve(room);
+        memset(cells.data, 0xFF, size_t(room) * sizeof(uint64_t));
+        rows.reserve(occurrences + 1);
+        return {cells.data, rows.data, 0, room - 1, 64 - bits, direct};
     }
 };
 
@@ -293,6 +295,7 @@ struct Rising {
 struct Scratch {
     Distinct distinct;
     Rising rising;
+    Buffer<int64_t> block;
     Buffer<int32_t> places;
     Buffer<float> sums;
     Buffer<float> noise;
@@ -388,47 +391,115 @@ INLINE void apply(
         weights[c] = S::add(weights[c], gradient[c] / divisor * by.rate, S::rounds ? noise[c] : 0, scale);
 }
 
-// Calls `each` for every occurrence of a table's rows: samples in order, or bags in order, lane by lane.
+// Calls `each` with the row, the bag and the factor of occurrences of a table's rows: those in places [first, last),
+// which are samples where each bag holds one row, and else bags, lane by lane.
 template <class EACH>
-INLINE void visit(const Request& asked, const Updating& by, int64_t table, int64_t width, const EACH& each) {
+INLINE void visit(
+    const Request& asked, const Updating& by, int64_t table, int64_t first, int64_t last, const EACH& each) {
     const int64_t* lanes = by.order + by.bounds[table];
-    const int64_t count = by.bounds[table + 1] - by.bounds[table], step = asked.lanes * width;
-    if (!asked.offsets) {
-        for (int64_t b = 0; b < asked.batch; b++)
-            for (int64_t l = 0; l < count; l++)
-                each(lanes[l] * asked.batch + b, b * step + lanes[l] * width, 1.0f);
+    const int64_t count = by.bounds[table + 1] - by.bounds[table];
+    if (!asked.offsets && count == 1) {
+        const int64_t lane = lanes[0];
+        for (int64_t b = first; b < last; b++) each(row_at(asked, lane * asked.batch + b), b * asked.lanes + lane, 1.0f);
         return;
     }
-    for (int64_t l = 0; l < count; l++) {
+    if (!asked.offsets) {
+        // Rows of lanes lie so far apart that they drive each other out of a cache: each is read for several samples.
+        Buffer<int64_t>& block = scratch().block;
+        block.reserve(BLOCK * count);
+        for (int64_t begin = first; begin < last; begin += BLOCK) {
+            const int64_t samples = last - begin < BLOCK ? last - begin : BLOCK;
+            for (int64_t l = 0; l < count; l++)
+                for (int64_t s = 0; s < samples; s++)
+                    block.data[s * count + l] = row_at(asked, lanes[l] * asked.batch + begin + s);
+            for (int64_t s = 0; s < samples; s++)
+                for (int64_t l = 0; l < count; l++)
+                    each(block.data[s * count + l], (begin + s) * asked.lanes + lanes[l], 1.0f);
+        }
+        return;
+    }
+    for (int64_t l = 0; l < count; l++, first -= asked.batch, last -= asked.batch) {
         const int64_t* offsets = asked.offsets + lanes[l] * asked.batch;
-        for (int64_t b = 0; b < asked.batch; b++)
+        for (int64_t b = first > 0 ? first : 0; b < last && b < asked.batch; b++)
             for (int64_t i = offsets[b]; i < offsets[b + 1]; i++)
-                each(i, b * step + lanes[l] * width, asked.factors ? asked.factors[i] : 1.0f);
+                each(row_at(asked, i), b * asked.lanes + lanes[l], asked.factors ? asked.factors[i] : 1.0f);
     }
 }
 
-// Rows of one table whose hash falls into a part of all: summed in the order of occurrence, then updated once.
-template <class S, int WIDTH>
-static void update_rows(const Request& asked, const Updating& by, int64_t table, uint64_t part, uint64_t parts) {
+INLINE int64_t part_of(int64_t row, int64_t parts) {
+    return int64_t(uint64_t(uint32_t(uint64_t(row) * GOLDEN)) * uint64_t(parts) >> 32);
+}
+
+// How many occurrences in places [first, last) fall into each part of a table, added to `counts`.
+static void count_parts(
+    const Request& asked, const Updating& by, int64_t table, int64_t first, int64_t last, int64_t parts,
+    int64_t* counts) {
+    visit(asked, by, table, first, last, [&](int64_t row, int64_t, float) {
+        if (row >= 0) counts[part_of(row, parts)]++;
+    });
+}
+
+// These occurrences, each where the last one of its part ended; `ends` move on.
+static void deal_parts(
+    const Request& asked, const Updating& by, int64_t table, int64_t first, int64_t last, int64_t parts, int64_t* ends,
+    Occurrence* dealt) {
+    visit(asked, by, table, first, last, [&](int64_t row, int64_t bag, float factor) {
+        if (row >= 0) dealt[ends[part_of(row, parts)]++] = {uint32_t(row), uint32_t(bag), factor};
+    });
+}
+
+// All occurrences of a table's rows, as they are asked for.
+struct Asked {
+    const Request& asked;
+    const Updating& by;
+    int64_t table;
+
+    int64_t count() const { return by.occurrences[table]; }
+
+    // Calls `each` with the row, the bag, the factor, and a bag that comes later.
+    template <class EACH>
+    INLINE_MEMBER void every(const EACH& each) const {
+        const int64_t places = asked.offsets ? asked.batch * (by.bounds[table + 1] - by.bounds[table]) : asked.batch;
+        visit(asked, by, table, 0, places, [&](int64_t row, int64_t bag, float factor) {
+            each(row, bag, factor, bag + NEXT * asked.lanes);
+        });
+    }
+};
+
+// Those that were dealt to a part.
+struct Dealt {
+    const Occurrence *first, *last;
+
+    int64_t count() const { return last - first; }
+
+    template <class EACH>
+    INLINE_MEMBER void every(const EACH& each) const {
+        for (const Occurrence* one = first; one < last; one++)
+            each(one->row, one->bag, one->factor, int64_t((last - one > NEXT ? one + NEXT : one)->bag));
+    }
+};
+
+// Rows of one table: their gradients summed in the order of occurrence, then each updated once.
+template <class S, int WIDTH, class OCCURRENCES>
+INLINE void update_from(const Request& asked, const Updating& by, int64_t table, const OCCURRENCES& occurrences) {
     const int64_t width = WIDTH ? WIDTH : asked.width, lane = by.order[by.bounds[table]];
     Scratch& own = scratch();
     Distinct& distinct = own.distinct;
-    distinct.begin(by.occurrences[table] / int64_t(parts), asked.sizes[lane]);
-    own.places.reserve(by.occurrences[table]);
+    Finder finder = distinct.finder(occurrences.count(), asked.sizes[lane]);
+    own.places.reserve(occurrences.count());
     int32_t* place = own.places.data;
-    visit(asked, by, table, width, [&](int64_t i, int64_t, float) {
-        const int64_t row = row_at(asked, i);
-        const bool here = parts == 1 || (uint64_t(uint32_t(uint64_t(row) * GOLDEN)) * parts) >> 32 == part;
-        *place++ = row >= 0 && here ? distinct.place_of(uint32_t(row)) : -1;
+    occurrences.every([&](int64_t row, int64_t, float, int64_t) {
+        *place++ = row >= 0 ? finder.place_of(uint32_t(row)) : -1;
     });
+    distinct.count = finder.count;
 
     own.sums.reserve(distinct.count * width);
     float* const sums = own.sums.data;
     memset(sums, 0, size_t(distinct.count * width) * sizeof(float));
     place = own.places.data;
-    visit(asked, by, table, width, [&](int64_t, int64_t at, float factor) {
-        fetch<0>(by.gradient, at + NEXT * asked.lanes * width, width);
-        if (*place >= 0) add_row<Fp32>(sums + *place * width, by.gradient + at, width, 1, 0, factor);
+    occurrences.every([&](int64_t, int64_t bag, float factor, int64_t later) {
+        fetch<0>(by.gradient, later * width, width);
+        if (*place >= 0) add_row<Fp32>(sums + *place * width, by.gradient + bag * width, width, 1, 0, factor);
         place++;
     });
 
@@ -456,6 +527,16 @@ static void update_rows(const Request& asked, const Updating& by, int64_t table,
         else
             apply<S>(by, there, mine, sums + sum, own.noise.data, width, scale);
     }
+}
+
+// Those that were dealt, or all.
+template <class S, int WIDTH>
+static void update_rows(
+    const Request& asked, const Updating& by, int64_t table, const Occurrence* first, const Occurrence* last) {
+    if (first)
+        update_from<S, WIDTH>(asked, by, table, Dealt{first, last});
+    else
+        update_from<S, WIDTH>(asked, by, table, Asked{asked, by, table});
 }
 
 // --- combining -----------------------------------------------------------------------------------------------
@@ -575,7 +656,7 @@ static void address_line(const Address& asked, int64_t line, int64_t first, int6
 
 template <class S, int WIDTH>
 static constexpr Kernels kernels() {
-    return {check_lane, read_rows<S, WIDTH>, read_bags<S, WIDTH>, update_rows<S, WIDTH>};
+    return {check_lane, read_rows<S, WIDTH>, read_bags<S, WIDTH>, count_parts, deal_parts, update_rows<S, WIDTH>};
 }
 
 // Common widths of fp32 have code of their own.

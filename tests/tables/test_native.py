@@ -226,13 +226,15 @@ HARD = [
     case([1, 1], [0, 1, 0], 5, 70, jagged=True, weighted=True),
     case([3], [0], 1, 500),
     case([200_000], [0], 4, 40),
+    case([60_000, 9], [0] * 20 + [1], 12, 1500),
+    case([60_000], [0] * 20, 12, 1500, jagged=True, weighted=True),
 ]
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("one", HARD, ids=range(len(HARD)))
 def test_hard_shapes(one: Case, rule: str) -> None:
-    """No sample, one row, one table, all ids the same, the last row."""
+    """No sample, one row, one table, all ids the same, the last row; more rows than a core keeps near it."""
     tables, reference = one.native(rule), one.reference(rule)
     torch.testing.assert_close(tables.read(0, one.request), reference.read(0, one.request))
     for each in (tables, reference):
@@ -268,6 +270,7 @@ def threads() -> Any:
 
 
 LARGE = [
+    *HARD[-2:],
     case([4000, 30, 900], [0, 1, 2, 0], 16, 900),
     case([4000], [0], 64, 1500),
     case([9000, 40], [0, 0, 1], 17, 800, jagged=True, weighted=True, absent=True),

@@ -38,7 +38,7 @@ from recsys_embed.report.study import (
     sized,
 )
 from recsys_embed.report.trials import TRIALS
-from recsys_embed.sharding import ShardingReport, describe, memory_of, place
+from recsys_embed.sharding import ShardingReport, check_rule, describe, memory_of, place
 from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tracking import Tracker
 from recsys_embed.train_into import train_into
@@ -109,10 +109,14 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
 
     Raises:
         BudgetError: no setting of the strategy fits the budget.
+        ConfigError: before anything was prepared: a column that there is not, or an optimizer that several ranks
+            cannot train tables by.
         DivergedError: a loss or gradient was not finite.
     """
     out = Path(out)
     check_names(config, [config.embedding.strategy])
+    if ranks.count() > 1 and config.training.optimizer.tables != "adam":
+        check_rule(config.training.optimizer.tables)
     with ranks.alone() as first:
         dataset = prepare_into(config, out) if first else None
     dataset = dataset or EncodedDataset.open(out / DATA)
@@ -246,6 +250,7 @@ def plan(config: Config, out: str | Path, *, world_size: int) -> ShardingReport:
             path="training.optimizer.tables",
         )
     check_names(config, [config.embedding.strategy])
+    check_rule(config.training.optimizer.tables)
     return _planned(config, prepare_into(config, Path(out)), world_size)
 
 

@@ -71,11 +71,7 @@ def place(
     """
     from recsys_embed.tables.sharded import DoesNotFit, plan_placements
 
-    if rule.name not in OPTIMIZERS:
-        raise ConfigError(
-            f"sharded tables cannot be trained by {rule.name!r}: take one of {', '.join(map(repr, OPTIMIZERS))}",
-            path="training.optimizer.tables",
-        )
+    check_rule(rule.name)
     kinds = kinds_of(
         specs,
         config.placement,
@@ -93,6 +89,19 @@ def place(
         return _most_even(specs, kinds, rule, world_size), False
     most = max(sum(one.bytes_on(rank, rule) for one in placements) for rank in range(world_size))
     return placements, memory is None or most <= memory
+
+
+def check_rule(name: str) -> None:
+    """Refuse a tables optimizer that sharded tables have not.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError(
+            f"sharded tables cannot be trained by {name!r}: take one of {', '.join(map(repr, OPTIMIZERS))}",
+            path="training.optimizer.tables",
+        )
 
 
 def memory_of(config: ShardingConfig) -> int | None:

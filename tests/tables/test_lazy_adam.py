@@ -1,10 +1,14 @@
 """Lazy Adam against torch's, and where it is refused."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from recsys_embed import ConfigError, EmbeddingLayer, Feature
+from recsys_embed import ConfigError, EmbeddingLayer, Feature, jobs, ranks
 from recsys_embed.config import ShardingConfig, parse_config
 from recsys_embed.sharding import place
 from recsys_embed.tables.base import UpdateRule
@@ -71,6 +75,23 @@ def test_a_back_end_without_it_is_named_before_training(backend: str):
     }
     with pytest.raises(ConfigError, match=f"'lazy_adam' cannot be had of embedding.backend = '{backend}'"):
         parse_config(tree)
+
+
+@pytest.mark.parametrize(
+    "job", [jobs.train, lambda config, out: jobs.plan(config, out, world_size=2)], ids=["train", "plan"]
+)
+def test_ranks_refuse_it_before_anything_is_prepared(
+    job: Callable[[Any, Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    (tmp_path / "rows.csv").write_text("x,label\n1,0\n2,1\n")
+    tree = {
+        "data": {"path": str(tmp_path / "rows.csv"), "categorical": ["x"], "label": "label"},
+        "training": {"optimizer": {"tables": "lazy_adam"}},
+    }
+    with pytest.raises(ConfigError, match="cannot be trained by 'lazy_adam'"):
+        job(parse_config(tree), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_cannot_be_sharded():

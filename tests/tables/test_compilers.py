@@ -1,0 +1,75 @@
+"""The kernels by other compilers and for another processor: the same bits.
+
+``native_bits.cpp`` is built by each compiler that is there. Of this processor all instruction sets are compared; for
+arm64 Debian's ``g++-aarch64-linux-gnu`` builds it, and ``qemu-user`` runs it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from recsys_embed.native.library import load
+
+SOURCE = Path(__file__).with_name("native_bits.cpp")
+FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-Wall"]
+FLAGS += ["-Wextra", "-Werror"]  # and optimised as setup builds them
+
+LIBRARY = load()
+if isinstance(LIBRARY, str):
+    pytest.skip(f"no native back end: {LIBRARY}", allow_module_level=True)
+
+
+def built(compiler: str, out: Path, *flags: str) -> Path:
+    command = shutil.which(compiler)
+    if command is None:
+        pytest.skip(f"no {compiler}")
+    subprocess.run([command, *FLAGS, *flags, "-o", str(out), str(SOURCE)], check=True)
+    return out
+
+
+def bits(*command: object) -> list[str]:
+    """A line for each kernel."""
+    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By the usual compiler of this machine."""
+    return built("c++", tmp_path_factory.mktemp("host") / "bits")
+
+
+@pytest.fixture(scope="module")
+def expected(program: Path) -> list[str]:
+    """On one thread, by the instructions that every processor of this kind has."""
+    found = bits(program, 1, 0)
+    assert len(found) == len(set(found)) == 26
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_of_the_standard_library_and_every_instruction_set(
+    expected: list[str], program: Path, threads: int
+) -> None:
+    assert not isinstance(LIBRARY, str)
+    for level in range(LIBRARY.best_level + 1):
+        assert bits(program, threads, level) == expected
+
+
+def test_clang(expected: list[str], tmp_path: Path) -> None:
+    program = built("clang++", tmp_path / "bits")
+    assert not isinstance(LIBRARY, str)
+    for level in range(LIBRARY.best_level + 1):
+        assert bits(program, 2, level) == expected
+
+
+def test_arm64(expected: list[str], tmp_path: Path) -> None:
+    qemu = shutil.which("qemu-aarch64")
+    if qemu is None:
+        pytest.skip("no qemu-aarch64")
+    program = built("aarch64-linux-gnu-g++", tmp_path / "bits", "-static")
+    assert bits(qemu, program, 2, 0) == expected

@@ -43,7 +43,8 @@ class Recommender(nn.Module):
     DIFF: the alternative is to train on negatives that count 1 / w each. It aims at p wherever the model cannot follow
     the truth, at the price of a few rows with large gradients; a column of weights says it.
 
-    With ``bf16`` the model, but not the embedding layer, computes its forward pass in bfloat16 while it is trained.
+    ``precision`` is that of :class:`~recsys_embed.config.TrainingConfig`: with ``"bf16"`` the model, but not the
+    embedding layer, computes its forward pass in bfloat16 while it is trained; of ``"medium"`` a training step sees to.
     ``in_training``, where it is set, is called instead of the model then: the same, but compiled.
     """
 
@@ -56,17 +57,18 @@ class Recommender(nn.Module):
         *,
         settings: dict[str, Any] | None = None,
         negative_rate: float = 1.0,
-        bf16: bool = False,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         self.embedding, self.interaction = embedding, interaction
-        self.settings, self.negative_rate, self.bf16 = settings or {}, negative_rate, bf16
+        self.settings, self.negative_rate, self.precision = settings or {}, negative_rate, precision
 
     def forward(self, batch: Inputs) -> Tensor:
         """Logits ``[B]`` float32 over the rows that are trained on."""
         vectors = self.embedding(batch.ids)
         interaction = self.in_training if self.training and self.in_training is not None else self.interaction
-        with torch.autocast(vectors.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
+        bf16 = self.precision == "bf16" and self.training
+        with torch.autocast(vectors.device.type, torch.bfloat16, enabled=bf16):
             logits: Tensor = interaction(vectors, batch.dense)
         return logits.float()
 
@@ -106,7 +108,7 @@ def build_recommender(
     if ranks.count() > 1 and options["backend"] == "auto" and config.training.optimizer.tables != "adam":
         options["backend"] = "sharded"  # as "auto" is on several ranks, but no rank ever holds a whole table
     embedding = EmbeddingLayer(features, config.model.dim, **options, sharding=config.sharding, shipped=shipped)
-    padded = config.training.precision == "fp32"  # in less it brings nothing
+    padded = config.training.precision != "bf16"  # to which it brings nothing
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         interaction = build_model(config.model, num_features=len(features), num_dense=num_dense, padded=padded)
@@ -117,8 +119,7 @@ def build_recommender(
     rate = config.data.negative_rate
     if rate < 1:
         tree["negative_rate"] = rate
-    bf16 = config.training.precision == "bf16"
-    return Recommender(embedding, interaction, settings=tree, negative_rate=rate, bf16=bf16)
+    return Recommender(embedding, interaction, settings=tree, negative_rate=rate, precision=config.training.precision)
 
 
 def shipped_recommender(

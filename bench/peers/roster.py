@@ -39,8 +39,8 @@ BASELINE = "FBGEMM by hand"
 DENSE = "Adam moves every row at every step"
 
 ROSTER = (
-    Contender("ours", "ours", options={"backend": "auto"}, rowwise=True),
-    Contender("ours, native", "ours", options={"backend": "native"}, rowwise=True),
+    Contender("ours", "ours", options={"backend": "auto", "precision": "medium"}, rowwise=True),
+    Contender("ours, fp32", "ours", options={"backend": "auto"}, rowwise=True),
     Contender("ours, fused", "ours", options={"backend": "fused"}, rowwise=True, note=SERIAL),
     Contender("ours, bf16", "ours", options={"backend": "auto", "precision": "bf16"}, rowwise=True),
     Contender(BASELINE, "fbgemm_by_hand", options={"halves": 1}, rowwise=True, note=SERIAL),
@@ -50,6 +50,9 @@ ROSTER = (
         options={"halves": 2},
         rowwise=True,
         note=f"{SERIAL}: two operators of 13 tables in two Python threads",
+    ),
+    Contender(
+        "FBGEMM, medium", "fbgemm_by_hand", options={"halves": 1, "precision": "medium"}, rowwise=True, note=SERIAL
     ),
     Contender("FBGEMM, bf16", "fbgemm_by_hand", options={"halves": 1, "precision": "bf16"}, rowwise=True, note=SERIAL),
     Contender(

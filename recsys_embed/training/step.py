@@ -15,6 +15,7 @@ from recsys_embed.recommender import Recommender
 from recsys_embed.stages import TABLES, Step
 from recsys_embed.training.feed import Labelled
 from recsys_embed.training.optimizers import Optimizers
+from recsys_embed.training.precision import products
 
 EVERY_STEP = Step()
 """Everything moves, by a training batch."""
@@ -46,11 +47,12 @@ def step(model: Recommender, batch: Labelled, optimizers: Optimizers, what: Step
     Raises:
         DivergedError: what would be minimised is not finite, or a gradient is not; nothing has changed.
     """
-    own, done = _objective(model, batch)
-    if not math.isfinite(done.objective):
-        optimizers.zero_grad()
-        raise DivergedError(f"the loss is {done.objective}")
-    torch.autograd.backward(own)
+    with products(model.precision):
+        own, done = _objective(model, batch)
+        if not math.isfinite(done.objective):
+            optimizers.zero_grad()
+            raise DivergedError(f"the loss is {done.objective}")
+        torch.autograd.backward(own)
     optimizers.step(what.trains)
     if TABLES in what.trains:
         model.embedding.after_step()

@@ -303,19 +303,15 @@ def _check_ranks(model: Recommender) -> None:
 def settings_of(config: TrainingConfig, device: torch.device) -> Iterator[None]:
     """Threads, determinism and torch's generators for a run; the caller's are put back."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    products = torch.get_float32_matmul_precision()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed + ranks.own())  # ranks draw different dropout
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        if config.precision == "medium":
-            torch.set_float32_matmul_precision("medium")
         if config.deterministic:
             torch.use_deterministic_algorithms(True)  # loads torch's compiler, which takes seconds
         try:
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.set_float32_matmul_precision(products)
             if config.deterministic:
                 torch.use_deterministic_algorithms(deterministic)

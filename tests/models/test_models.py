@@ -143,10 +143,10 @@ def test_padding_changes_nothing(make: type[nn.Module], features: int, dense: in
     assert torch.equal(plain.eval()(vectors, columns), padded.eval()(vectors, columns))
 
 
-def test_training_in_float32_is_padded() -> None:
+def test_training_is_padded_but_for_bf16() -> None:
     def padding_of(**training: str) -> int:
         config = parse_config({"data": {"path": "x"}, "model": {"dim": 3}, "training": training})
         return build_recommender(config, [Feature("a", 5), Feature("b", 5)], 1).interaction.padding  # type: ignore[return-value]
 
-    assert padding_of() == 9
-    assert padding_of(precision="medium") == padding_of(precision="bf16") == 0
+    assert padding_of() == padding_of(precision="fp32") == 9
+    assert padding_of(precision="bf16") == 0

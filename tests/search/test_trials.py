@@ -43,7 +43,7 @@ def config_of(**search: Any) -> Config:
             "data": {"planted": {"rows": 1000, "cardinalities": [40, 10]}},
             "model": {"name": "dlrm", "dim": 4, "top": [4]},
             "embedding": {"budget": 0.5},
-            "training": {"batch_size": 200, "epochs": 3, "patience": 3, "threads": 1},
+            "training": {"batch_size": 200, "epochs": 3, "patience": 3, "threads": 1, "precision": "fp32"},
             "search": {**SEARCH, **search},
             "tracking": {"enabled": False},
         }

@@ -41,8 +41,7 @@ def test_training_alone_is_less_precise(toy: Any, precision: str) -> None:
             module.register_forward_hook(note)
     train(model, data, config.training, progress=False)
     half = torch.bfloat16 if precision == "bf16" else torch.float32
-    during = "medium" if precision == "medium" else before
-    assert {one[:2] for one in seen} == {(True, half), (False, torch.float32)}
-    assert {one[2] for one in seen} == {during}
+    during = "medium" if precision == "medium" else "highest"
+    assert seen == {(True, half, during), (False, torch.float32, before)}
     assert torch.get_float32_matmul_precision() == before
     assert {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()} == {torch.float32}

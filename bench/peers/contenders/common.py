@@ -83,6 +83,8 @@ def train_by_hand(one: SimpleNamespace, clock: Clock, vectors: Vectors, update: 
     import models
 
     rows = Rows(one.train)
+    products = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if one.precision == "medium" else "highest")
     half = models.build(one.model, one.dim, one.precision)
     adam = torch.optim.Adam(half.parameters(), lr=one.dense_lr, fused=True)
     for ids, dense, label in rows.batches(one.batch):
@@ -92,6 +94,7 @@ def train_by_hand(one: SimpleNamespace, clock: Clock, vectors: Vectors, update: 
         adam.zero_grad()
         update()
         clock.tick()
+    torch.set_float32_matmul_precision(products)
     return half
 
 

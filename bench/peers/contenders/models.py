@@ -22,7 +22,7 @@ def build(name: str, dim: int, precision: str = "fp32") -> nn.Module:
     """
     torch.manual_seed(0)
     half = MODELS[name](dim)
-    return half if precision == "fp32" else Autocast(half)
+    return Autocast(half) if precision == "bf16" else half
 
 
 def mlp(*sizes: int) -> nn.Sequential:

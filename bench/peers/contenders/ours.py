@@ -30,7 +30,8 @@ def main() -> None:
     )
     try:
         layer = EmbeddingLayer(features, one.dim, backend=one.backend)
-        model = Recommender(layer, dense_half(one.model, one.dim), bf16=one.precision == "bf16")
+        half = dense_half(one.model, one.dim, padded=one.precision != "bf16")
+        model = Recommender(layer, half, precision=one.precision)
         optimizers = Optimizers(model, config)
     except ConfigError as error:  # a back end that this version or machine has not
         common.leave_out(str(error))
@@ -46,7 +47,7 @@ def batch(ids: Tensor, dense: Tensor, label: Tensor) -> Batch:
     return Batch(Ids(ids, len(common.CATEGORICAL)), dense, label)
 
 
-def dense_half(name: str, dim: int) -> nn.Module:
+def dense_half(name: str, dim: int, *, padded: bool = False) -> nn.Module:
     if name == "deepfm":
         return models.build(name, dim, "fp32")
     sizes = {
@@ -54,7 +55,7 @@ def dense_half(name: str, dim: int) -> nn.Module:
         "dcn_v2": DCNv2Config(name="dcn_v2", dim=dim, cross_layers=models.CROSS_LAYERS, hidden=list(models.HIDDEN)),
     }
     torch.manual_seed(0)
-    return build_model(sizes[name], num_features=models.FEATURES, num_dense=models.NUMERIC)
+    return build_model(sizes[name], num_features=models.FEATURES, num_dense=models.NUMERIC, padded=padded)
 
 
 if __name__ == "__main__":

@@ -601,11 +601,12 @@ class TrainingConfig(Node):
     shuffled by blocks of neighbouring rows: as many rows as that has room for are mixed at a time, and no more of it is
     held by a process. The order depends on it, so it is no share of the memory that a machine happens to have.
 
-    ``precision`` is that of the model's matrix products in training; ``bench/dense.py`` measures what it brings, and
-    that AUC stays the same. ``medium`` lets torch round the factors to bfloat16 where that is faster, and only there
-    (``torch.set_float32_matmul_precision``); ``bf16`` computes the whole forward pass of the model in bfloat16, by
-    autocast, which is a little faster still on a processor that multiplies bfloat16, and many times slower on one that
-    does not. Weights, tables, optimizers, the loss and every evaluation are float32 in any case.
+    ``precision`` is that of matrix products in training steps; ``bench/dense.py`` measures on CPU what it brings, and
+    that AUC stays the same. ``medium`` lets torch round the factors where that is faster, and only there
+    (``torch.set_float32_matmul_precision``): to bfloat16 on CPU, to TF32 on CUDA. ``bf16`` computes the whole forward
+    pass of the model in bfloat16, by autocast, which is faster still on a processor that multiplies bfloat16, and many
+    times slower on one that does not. Weights, tables, optimizers, the loss and every evaluation are float32 in any
+    case.
 
     With ``compile`` the model, without its embeddings, is compiled by ``torch.compile`` before the first step, which
     needs a C++ compiler on CPU; the same command does so again where a training goes on.

@@ -115,14 +115,19 @@ def train(config: Config, out: str | Path, *, progress: bool = True) -> tuple[Pa
     """
     out = Path(out)
     check_names(config, [config.embedding.strategy])
-    if ranks.count() > 1 and config.training.optimizer.tables != "adam":
-        check_rule(config.training.optimizer.tables)
+    _check_optimizer(config)
     with ranks.alone() as first:
         dataset = prepare_into(config, out) if first else None
     dataset = dataset or EncodedDataset.open(out / DATA)
     check_sizes(config, dataset.features, infeasible=True)
     files = _write_plan(config, dataset, out) if first else []
     return train_into(config, dataset, out, files=files, progress=progress)
+
+
+def _check_optimizer(config: Config) -> None:
+    """Refuse an optimizer that several ranks cannot train tables by, before anything is prepared."""
+    if ranks.count() > 1 and config.training.optimizer.tables != "adam":
+        check_rule(config.training.optimizer.tables)
 
 
 @dataclass(frozen=True)
@@ -145,13 +150,15 @@ def search(config: Config, out: str | Path, *, progress: bool = True) -> Search:
     :func:`train` makes of it. On several ranks all of them call it, as with :func:`train`.
 
     Raises:
-        ConfigError, DataError: before anything was trained.
+        ConfigError, DataError: before anything was trained; before anything was prepared where several ranks cannot
+            train tables by the optimizer.
         BudgetError: no method fits the budget.
     """
     from recsys_embed.search.run import check_search, run_search  # Optuna: not for a training alone
 
     out = Path(out)
     check_search(config)
+    _check_optimizer(config)
     with ranks.alone() as first:
         dataset = prepare_into(config, out) if first else None
     dataset = dataset or EncodedDataset.open(out / DATA)

@@ -43,8 +43,9 @@ class Recommender(nn.Module):
     DIFF: the alternative is to train on negatives that count 1 / w each. It aims at p wherever the model cannot follow
     the truth, at the price of a few rows with large gradients; a column of weights says it.
 
-    ``precision`` is that of :class:`~recsys_embed.config.TrainingConfig`: with ``"bf16"`` the model, but not the
-    embedding layer, computes its forward pass in bfloat16 while it is trained; of ``"medium"`` a training step sees to.
+    ``precision`` is that of :class:`~recsys_embed.config.TrainingConfig`, which a training sets: with ``"bf16"`` the
+    model, but not the embedding layer, computes its forward pass in bfloat16 while it is trained; ``"medium"`` is seen
+    to by the training step, for all products in it.
     ``in_training``, where it is set, is called instead of the model then: the same, but compiled.
     """
 

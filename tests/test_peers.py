@@ -39,9 +39,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> rows.Rows:
 def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Contenders' own modules can be imported, and are forgotten afterwards."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    threads = torch.get_num_threads()
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     yield
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(products)
     for name in ("common", "models", "ours"):
         sys.modules.pop(name, None)
 
@@ -150,12 +151,13 @@ def test_a_back_end_that_is_not_there_is_left_out(train: Train, capsys: pytest.C
     assert "backend is one of" in json.loads(capsys.readouterr().out)["left_out"]
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", ["dlrm", "dcn_v2"])
-def test_the_models_are_ours_layer_for_layer(modules: None, name: str):
+def test_the_models_are_ours_layer_for_layer(modules: None, name: str, padded: bool):
     import models
     import ours as script
 
-    ours, theirs = script.dense_half(name, 8), models.build(name, 8)
+    ours, theirs = script.dense_half(name, 8, padded=padded), models.build(name, 8)
     assert type(ours) is not type(theirs)
     with torch.no_grad():
         for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):

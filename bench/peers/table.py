@@ -18,6 +18,7 @@ def table(result: Mapping[str, Any]) -> str:
     lines += [
         "",
         "samples/s by the median step; of FBGEMM: turn by turn, FBGEMM by hand = 1; its CPU build runs on one thread;",
+        "ours: products in medium, which is its default; whoever has no precision in its name: in fp32;",
         f"common: row-wise Adagrad; (…): more than {WRONG} AUC behind the best, a speed that does not count.",
     ]
     return "\n".join(lines)

@@ -76,7 +76,7 @@ struct Combination {
     int64_t count, width, number;  // N, W, S
 };
 
-// An occurrence of a row that is updated. A gradient has fewer bags than 2^32.
+// An occurrence of a row that is updated.
 struct Occurrence {
     uint32_t row, bag;  // bag: which row of the gradient, sample by sample
     float factor;
@@ -95,13 +95,14 @@ struct Kernels {
 };
 
 constexpr int64_t AHEAD = 16;  // rows that are fetched before they are needed
-constexpr int64_t NEXT = 16;  // samples whose gradients are
+constexpr int64_t NEXT = 16;  // samples whose gradients are, or occurrences of a part
 constexpr int64_t BLOCK = 16;  // samples whose rows are looked at together
 constexpr int64_t BUCKETS = 2048;  // of the sort
-constexpr int64_t NEAR = 1 << 20;  // bytes that a core keeps near it; dealing costs what twice as many do
+constexpr int64_t NEAR = 1 << 20;  // bytes that a core keeps near it: of twice as many, dealing costs more than it saves
+constexpr int64_t MOST_PARTS = 512;
 constexpr uint64_t EMPTY = ~uint64_t(0);
 constexpr uint64_t GOLDEN = 0x9E3779B1u;  // of the parts of a table
-constexpr uint64_t SCATTER = 0xD6E8FEB86659FD93u;  // within a part: another one, as its rows have bits of the former alike
+constexpr uint64_t SCATTER = 0xD6E8FEB86659FD93u;  // of cells: another one, as rows of a part begin alike by the former
 constexpr uint64_t NOISE_MASK = (1u << 23) - 1;
 constexpr float NOISE_UNIT = 1.0f / (1 << 23);
 
@@ -285,15 +286,18 @@ int64_t check(const Kernels& kernels, const Request& asked, int64_t threads) {
 struct Cut {
     int64_t parts = 1, places = 0, chunks = 1;  // dealt chunk by chunk
     Occurrence* dealt = nullptr;
-    std::vector<int64_t> ends;  // [chunks, parts]: first how many there are, in the end where each ended
+    std::vector<int64_t> ends;  // [chunks, parts and a gap]: first how many there are, in the end where each ended
 
-    int64_t begin_of(int64_t part) const { return part ? ends[size_t((chunks - 1) * parts + part - 1)] : 0; }
+    // Of a chunk; threads do not write to the same cache line.
+    int64_t* ends_of(int64_t chunk) { return &ends[size_t(chunk * (parts + 8))]; }
+
+    int64_t begin_of(int64_t part) { return part ? ends_of(chunks - 1)[part - 1] : 0; }
 
     void turn_counts_into_begins() {
         int64_t begin = 0;
         for (int64_t part = 0; part < parts; part++)
             for (int64_t chunk = 0; chunk < chunks; chunk++) {
-                int64_t& one = ends[size_t(chunk * parts + part)];
+                int64_t& one = ends_of(chunk)[part];
                 const int64_t count = one;
                 one = begin;
                 begin += count;
@@ -304,7 +308,7 @@ struct Cut {
 // How each table is cut. Throws std::bad_alloc.
 std::vector<Cut> cut(
     const Request& asked, const Updating& by, const Kernels& kernels, int64_t threads, int64_t tables) {
-    std::vector<Cut> cuts{size_t(tables)};
+    std::vector<Cut> cuts(static_cast<size_t>(tables));
     struct Task {
         Cut* of;
         int64_t table, chunk;
@@ -316,17 +320,24 @@ std::vector<Cut> cut(
         const int64_t count = by.occurrences[table], size = asked.sizes[by.order[by.bounds[table]]];
         const int64_t distinct = count < size ? count : size, lanes = by.bounds[table + 1] - by.bounds[table];
         const int64_t share = asked.count / (2 * threads) + 1, shares = threads < 2 ? 1 : (count + share - 1) / share;
-        const int64_t bytes = distinct * (4 * asked.width + 24), near = bytes > 2 * NEAR ? bytes / NEAR : 1;
-        one.parts = near > shares ? near : shares > 1 ? shares : 1;
-        if (one.parts == 1) continue;
+        const int64_t cells = 8 * (6 * count < size ? 6 * count : size), bytes = distinct * (4 * asked.width + 12) + cells;
+        const int64_t near = bytes > 2 * NEAR ? bytes / NEAR : 1, parts = near > shares ? near : shares;
+        one.parts = parts < MOST_PARTS ? parts : MOST_PARTS;
+        if (one.parts <= 1 || asked.lanes * asked.batch > UINT32_MAX) {
+            one.parts = 1;
+            continue;
+        }
         one.places = asked.offsets ? asked.batch * lanes : asked.batch;
         one.chunks = threads < 2 ? 1 : 2 * threads;
-        one.ends.resize(size_t(one.chunks * one.parts));
+        one.ends.resize(size_t(one.chunks * (one.parts + 8)));
         all += count;
         for (int64_t chunk = 0; chunk < one.chunks; chunk++) tasks.push_back({&one, table, chunk});
     }
     static thread_local std::vector<Occurrence> kept;
-    if (kept.size() < size_t(all)) kept.resize(size_t(all));
+    if (kept.size() < size_t(all)) {
+        kept.clear();
+        kept.resize(size_t(all));
+    }
     Occurrence* place = kept.data();
     for (int64_t table = 0; table < tables; table++)
         if (cuts[size_t(table)].parts > 1) {
@@ -338,11 +349,10 @@ std::vector<Cut> cut(
             Cut& one = *tasks[size_t(task)].of;
             const int64_t table = tasks[size_t(task)].table, chunk = tasks[size_t(task)].chunk;
             const int64_t first = one.places * chunk / one.chunks, last = one.places * (chunk + 1) / one.chunks;
-            int64_t* const ends = &one.ends[size_t(chunk * one.parts)];
             if (deal)
-                kernels.deal(asked, by, table, first, last, one.parts, ends, one.dealt);
+                kernels.deal(asked, by, table, first, last, one.parts, one.ends_of(chunk), one.dealt);
             else
-                kernels.count(asked, by, table, first, last, one.parts, ends);
+                kernels.count(asked, by, table, first, last, one.parts, one.ends_of(chunk));
         });
         if (!done) throw std::bad_alloc();
         for (Cut& one : cuts)
@@ -405,41 +415,42 @@ PUBLIC int64_t recsys_embed_update(
     int64_t level, int64_t threads, int64_t type, const Request* asked, void* weights, float* state,
     const float* gradient, int64_t rule, float rate, float eps, float first_news, float second_news, int64_t step,
     const int64_t* seeds, const int64_t* order, const int64_t* bounds, int64_t tables) {
-    const Kernels kernels = kernels_of(int(level), int(type), asked->width);
-    threads = worthwhile(threads, asked->count * asked->width);
-    int64_t bad = check(kernels, *asked, threads);
-    if (bad != FINE || asked->batch == 0) return bad;
-    std::vector<int64_t> occurrences(static_cast<size_t>(tables));
-    for (int64_t table = 0; table < tables; table++)
-        for (int64_t place = bounds[table]; place < bounds[table + 1]; place++) {
-            const int64_t first = order[place] * asked->batch, last = first + asked->batch;
-            occurrences[size_t(table)] += asked->offsets ? asked->offsets[last] - asked->offsets[first] : asked->batch;
-        }
-    const Updating updating{
-        weights, state, gradient, int(rule), rate, eps, {first_news, second_news}, uint64_t(step),
-        reinterpret_cast<const uint64_t*>(seeds), order, bounds, occurrences.data()};
-    std::vector<Cut> cuts;
     try {
-        cuts = cut(*asked, updating, kernels, threads, tables);
+        const Kernels kernels = kernels_of(int(level), int(type), asked->width);
+        threads = worthwhile(threads, asked->count * asked->width);
+        int64_t bad = check(kernels, *asked, threads);
+        if (bad != FINE || asked->batch == 0) return bad;
+        std::vector<int64_t> occurrences(static_cast<size_t>(tables));
+        for (int64_t table = 0; table < tables; table++)
+            for (int64_t place = bounds[table]; place < bounds[table + 1]; place++) {
+                const int64_t first = order[place] * asked->batch, last = first + asked->batch;
+                occurrences[size_t(table)] += asked->offsets ? asked->offsets[last] - asked->offsets[first] : asked->batch;
+            }
+        const Updating updating{
+            weights, state, gradient, int(rule), rate, eps, {first_news, second_news}, uint64_t(step),
+            reinterpret_cast<const uint64_t*>(seeds), order, bounds, occurrences.data()};
+        std::vector<Cut> cuts = cut(*asked, updating, kernels, threads, tables);
+        struct Task {
+            int64_t table;
+            const Occurrence *first, *last;
+        };
+        std::vector<Task> tasks;
+        for (int64_t table = 0; table < tables; table++) {
+            Cut& one = cuts[size_t(table)];
+            if (one.parts == 1) tasks.push_back({table, nullptr, nullptr});
+            for (int64_t part = 0; one.parts > 1 && part < one.parts; part++) {
+                const int64_t first = one.begin_of(part), last = one.begin_of(part + 1);
+                if (first < last) tasks.push_back({table, one.dealt + first, one.dealt + last});
+            }
+        }
+        const bool done = run(threads, int64_t(tasks.size()), [&](int64_t task) {
+            const Task& one = tasks[size_t(task)];
+            kernels.update(*asked, updating, one.table, one.first, one.last);
+        });
+        return done ? FINE : NO_MEMORY;
     } catch (const std::bad_alloc&) {
         return NO_MEMORY;
     }
-    struct Task {
-        int64_t table;
-        const Occurrence *first, *last;
-    };
-    std::vector<Task> tasks;
-    for (int64_t table = 0; table < tables; table++) {
-        const Cut& one = cuts[size_t(table)];
-        if (one.parts == 1) tasks.push_back({table, nullptr, nullptr});
-        for (int64_t part = 0; one.parts > 1 && part < one.parts; part++)
-            tasks.push_back({table, one.dealt + one.begin_of(part), one.dealt + one.begin_of(part + 1)});
-    }
-    const bool done = run(threads, int64_t(tasks.size()), [&](int64_t task) {
-        const Task& one = tasks[size_t(task)];
-        if (!one.first || one.first < one.last) kernels.update(*asked, updating, one.table, one.first, one.last);
-    });
-    return done ? FINE : NO_MEMORY;
 }
 
 // The rows of all ids. Constants are positive but for seeds, and rows and bases below 2^31.

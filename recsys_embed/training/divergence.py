@@ -11,6 +11,7 @@ from recsys_embed import ranks
 from recsys_embed.errors import DivergedError
 from recsys_embed.recommender import Recommender
 from recsys_embed.training.feed import Labelled
+from recsys_embed.training.precision import products
 from recsys_embed.training.step import total_logloss
 
 
@@ -31,8 +32,9 @@ def _first_bad_input(model: Recommender, batch: Labelled) -> tuple[str | None, s
         sample, column = torch.isfinite(batch.dense).logical_not().nonzero()[0].tolist()
         return None, f"; dense column {column} of sample {sample} is {batch.dense[sample, column].item()}"
     vectors = model.embedding(batch.ids)
-    loss = total_logloss(model.interaction(vectors, batch.dense), batch)
-    gradient = torch.autograd.grad(loss, vectors)[0] if vectors.requires_grad else vectors
+    with products(model.precision):
+        loss = total_logloss(model.interaction(vectors, batch.dense), batch)
+        gradient = torch.autograd.grad(loss, vectors)[0] if vectors.requires_grad else vectors
     for what, tensor in (("vectors", vectors), ("gradients", gradient)):
         bad = torch.isfinite(tensor).all(dim=2).logical_not()  # [B, F]
         if bool(bad.any()):

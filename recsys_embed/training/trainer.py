@@ -99,6 +99,7 @@ def train(
     """
     device = device_of(config.device)
     _check_ranks(model)
+    model.precision = config.precision
     feed = Feed(dataset, config.batch_size, config.seed, device, config.shuffle_bytes)
     validation = Validation(dataset, config.batch_size, model.negative_rate)
     model.to(device)

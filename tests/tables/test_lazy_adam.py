@@ -78,7 +78,9 @@ def test_a_back_end_without_it_is_named_before_training(backend: str):
 
 
 @pytest.mark.parametrize(
-    "job", [jobs.train, lambda config, out: jobs.plan(config, out, world_size=2)], ids=["train", "plan"]
+    "job",
+    [jobs.train, jobs.search, lambda config, out: jobs.plan(config, out, world_size=2)],
+    ids=["train", "search", "plan"],
 )
 def test_ranks_refuse_it_before_anything_is_prepared(
     job: Callable[[Any, Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +89,7 @@ def test_ranks_refuse_it_before_anything_is_prepared(
     (tmp_path / "rows.csv").write_text("x,label\n1,0\n2,1\n")
     tree = {
         "data": {"path": str(tmp_path / "rows.csv"), "categorical": ["x"], "label": "label"},
+        "embedding": {"budget": 0.5},
         "training": {"optimizer": {"tables": "lazy_adam"}},
     }
     with pytest.raises(ConfigError, match="cannot be trained by 'lazy_adam'"):

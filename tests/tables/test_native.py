@@ -226,8 +226,8 @@ HARD = [
     case([1, 1], [0, 1, 0], 5, 70, jagged=True, weighted=True),
     case([3], [0], 1, 500),
     case([200_000], [0], 4, 40),
-    case([60_000, 9], [0] * 20 + [1], 12, 1500),
-    case([60_000], [0] * 20, 12, 1500, jagged=True, weighted=True),
+    case([60_000, 9], [0] * 20 + [1], 16, 1500),
+    case([60_000], [0] * 20, 16, 1500, jagged=True, weighted=True),
 ]
 
 

@@ -39,6 +39,7 @@ def asked() -> SimpleNamespace:
     started), and what the contender alone knows."""
     one = SimpleNamespace(**json.loads(sys.argv[1]))
     torch.set_num_threads(one.threads)
+    torch.set_float32_matmul_precision("medium" if one.precision == "medium" else "highest")
     torch.manual_seed(0)
     return one
 
@@ -83,8 +84,6 @@ def train_by_hand(one: SimpleNamespace, clock: Clock, vectors: Vectors, update: 
     import models
 
     rows = Rows(one.train)
-    products = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if one.precision == "medium" else "highest")
     half = models.build(one.model, one.dim, one.precision)
     adam = torch.optim.Adam(half.parameters(), lr=one.dense_lr, fused=True)
     for ids, dense, label in rows.batches(one.batch):
@@ -94,7 +93,6 @@ def train_by_hand(one: SimpleNamespace, clock: Clock, vectors: Vectors, update: 
         adam.zero_grad()
         update()
         clock.tick()
-    torch.set_float32_matmul_precision(products)
     return half
 
 

@@ -26,6 +26,7 @@ def main() -> None:
     features = [Feature(name, size) for name, size in zip(common.CATEGORICAL, one.cardinalities, strict=True)]
     config = TrainingConfig(
         batch_size=one.batch,
+        precision=one.precision,
         optimizer={"tables": "rowwise_adagrad", "tables_lr": one.tables_lr, "dense_lr": one.dense_lr},
     )
     try:
@@ -47,7 +48,7 @@ def batch(ids: Tensor, dense: Tensor, label: Tensor) -> Batch:
     return Batch(Ids(ids, len(common.CATEGORICAL)), dense, label)
 
 
-def dense_half(name: str, dim: int, *, padded: bool = False) -> nn.Module:
+def dense_half(name: str, dim: int, *, padded: bool) -> nn.Module:
     if name == "deepfm":
         return models.build(name, dim, "fp32")
     sizes = {

@@ -318,7 +318,7 @@ std::vector<Cut> cut(
     for (int64_t table = 0; table < tables; table++) {
         Cut& one = cuts[size_t(table)];
         const int64_t count = by.occurrences[table], size = asked.sizes[by.order[by.bounds[table]]];
-        const int64_t distinct = count < size ? count : size, lanes = by.bounds[table + 1] - by.bounds[table];
+        const int64_t distinct = count < size ? count : size;
         const int64_t share = asked.count / (2 * threads) + 1, shares = threads < 2 ? 1 : (count + share - 1) / share;
         const int64_t cells = 8 * (6 * count < size ? 6 * count : size), bytes = distinct * (4 * asked.width + 12) + cells;
         const int64_t near = bytes > 2 * NEAR ? bytes / NEAR : 1, parts = near > shares ? near : shares;
@@ -327,7 +327,7 @@ std::vector<Cut> cut(
             one.parts = 1;
             continue;
         }
-        one.places = asked.offsets ? asked.batch * lanes : asked.batch;
+        one.places = base::places_of(asked, by, table);
         one.chunks = threads < 2 ? 1 : 2 * threads;
         one.ends.resize(size_t(one.chunks * (one.parts + 8)));
         all += count;
@@ -437,8 +437,11 @@ PUBLIC int64_t recsys_embed_update(
         std::vector<Task> tasks;
         for (int64_t table = 0; table < tables; table++) {
             Cut& one = cuts[size_t(table)];
-            if (one.parts == 1) tasks.push_back({table, nullptr, nullptr});
-            for (int64_t part = 0; one.parts > 1 && part < one.parts; part++) {
+            if (one.parts == 1) {
+                tasks.push_back({table, nullptr, nullptr});
+                continue;
+            }
+            for (int64_t part = 0; part < one.parts; part++) {
                 const int64_t first = one.begin_of(part), last = one.begin_of(part + 1);
                 if (first < last) tasks.push_back({table, one.dealt + first, one.dealt + last});
             }

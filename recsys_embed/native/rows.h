@@ -247,10 +247,10 @@ struct Finder {
     }
 };
 
+// Its memory.
 struct Distinct {
     Buffer<uint64_t> cells;
     Buffer<uint32_t> rows;
-    int64_t count = 0;
 
     // For so many occurrences of rows below `size`, at most.
     Finder finder(int64_t occurrences, int64_t size) {
@@ -270,19 +270,19 @@ struct Distinct {
 struct Rising {
     Buffer<uint64_t> pairs;
 
-    void sort(const Distinct& distinct, int64_t size) {
+    void sort(const uint32_t* rows, int64_t count, int64_t size) {
         int shift = 0;
         while ((size - 1) >> shift >= BUCKETS) shift++;
         int64_t ends[BUCKETS] = {};
-        for (int64_t p = 0; p < distinct.count; p++) ends[distinct.rows.data[p] >> shift]++;
+        for (int64_t p = 0; p < count; p++) ends[rows[p] >> shift]++;
         for (int64_t bucket = 0, begin = 0; bucket < BUCKETS; bucket++) {
             const int64_t inside = ends[bucket];
             ends[bucket] = begin;
             begin += inside;
         }
-        pairs.reserve(distinct.count);
-        for (int64_t p = 0; p < distinct.count; p++) {
-            const uint32_t row = distinct.rows.data[p];
+        pairs.reserve(count);
+        for (int64_t p = 0; p < count; p++) {
+            const uint32_t row = rows[p];
             pairs.data[ends[row >> shift]++] = uint64_t(row) << 32 | uint64_t(p);
         }
     }
@@ -426,6 +426,11 @@ INLINE void visit(
     }
 }
 
+// How many places there are.
+INLINE int64_t places_of(const Request& asked, const Updating& by, int64_t table) {
+    return asked.offsets ? asked.batch * (by.bounds[table + 1] - by.bounds[table]) : asked.batch;
+}
+
 INLINE int64_t part_of(int64_t row, int64_t parts) {
     return int64_t(uint64_t(uint32_t(uint64_t(row) * GOLDEN)) * uint64_t(parts) >> 32);
 }
@@ -459,8 +464,7 @@ struct Asked {
     // Calls `each` with the row, the bag, the factor, and a bag that comes later.
     template <class EACH>
     INLINE_MEMBER void every(const EACH& each) const {
-        const int64_t places = asked.offsets ? asked.batch * (by.bounds[table + 1] - by.bounds[table]) : asked.batch;
-        visit(asked, by, table, 0, places, [&](int64_t row, int64_t bag, float factor) {
+        visit(asked, by, table, 0, places_of(asked, by, table), [&](int64_t row, int64_t bag, float factor) {
             each(row, bag, factor, bag + NEXT * asked.lanes);
         });
     }
@@ -484,14 +488,12 @@ template <class S, int WIDTH, class OCCURRENCES>
 INLINE void update_from(const Request& asked, const Updating& by, int64_t table, const OCCURRENCES& occurrences) {
     const int64_t width = WIDTH ? WIDTH : asked.width, lane = by.order[by.bounds[table]];
     Scratch& own = scratch();
-    Distinct& distinct = own.distinct;
-    Finder finder = distinct.finder(occurrences.count(), asked.sizes[lane]);
+    Finder distinct = own.distinct.finder(occurrences.count(), asked.sizes[lane]);
     own.places.reserve(occurrences.count());
     int32_t* place = own.places.data;
     occurrences.every([&](int64_t row, int64_t, float, int64_t) {
-        *place++ = row >= 0 ? finder.place_of(uint32_t(row)) : -1;
+        *place++ = row >= 0 ? distinct.place_of(uint32_t(row)) : -1;
     });
-    distinct.count = finder.count;
 
     own.sums.reserve(distinct.count * width);
     float* const sums = own.sums.data;
@@ -508,7 +510,7 @@ INLINE void update_from(const Request& asked, const Updating& by, int64_t table,
     float* state = by.state + asked.starts[lane] * held;
     const uint64_t seed = mix(by.seeds[lane] + by.step);
     own.noise.reserve(width + 1);
-    own.rising.sort(distinct, asked.sizes[lane]);
+    own.rising.sort(distinct.rows, distinct.count, asked.sizes[lane]);
     for (int64_t at = 0; at < distinct.count; at++) {
         if (at + AHEAD < distinct.count) {
             const int64_t next = own.rising.row(at + AHEAD);

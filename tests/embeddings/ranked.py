@@ -109,5 +109,4 @@ def kept_shares(emb: EmbeddingLayer) -> dict[str, Tensor]:
 
 def training(**options: Any) -> TrainingConfig:
     optimizer = {"tables": "adagrad", "tables_lr": 0.1, "dense_lr": 0.003}
-    fixed = {"batch_size": 200, "epochs": 2, "patience": 1, "precision": "fp32"}
-    return TrainingConfig(**{**fixed, "optimizer": optimizer, **options})
+    return TrainingConfig(**{"batch_size": 200, "epochs": 2, "patience": 1, "optimizer": optimizer, **options})

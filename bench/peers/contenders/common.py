@@ -39,7 +39,6 @@ def asked() -> SimpleNamespace:
     started), and what the contender alone knows."""
     one = SimpleNamespace(**json.loads(sys.argv[1]))
     torch.set_num_threads(one.threads)
-    torch.set_float32_matmul_precision("medium" if one.precision == "medium" else "highest")
     torch.manual_seed(0)
     return one
 
@@ -84,6 +83,7 @@ def train_by_hand(one: SimpleNamespace, clock: Clock, vectors: Vectors, update: 
     import models
 
     rows = Rows(one.train)
+    torch.set_float32_matmul_precision("medium" if one.precision == "medium" else "highest")
     half = models.build(one.model, one.dim, one.precision)
     adam = torch.optim.Adam(half.parameters(), lr=one.dense_lr, fused=True)
     for ids, dense, label in rows.batches(one.batch):

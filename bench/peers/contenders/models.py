@@ -17,7 +17,7 @@ BOTTOM, CROSS_LAYERS = (64,), 2
 
 def build(name: str, dim: int, precision: str = "fp32") -> nn.Module:
     """A model by its name, in ``bf16``: matrix products by autocast, weights and logits in fp32; or in fp32, whose
-    products are as torch is set (``common.asked``).
+    products are as torch is set (``common.train_by_hand``).
 
     It begins the same in every contender, whatever has been drawn for the tables.
     """

@@ -122,14 +122,15 @@ def measure(
         Given.apply(vectors, held).backward()
         return middle - start, time.perf_counter() - middle
 
-    lanes, width = len(emb.tables.groups[0].lanes), emb.tables.groups[0].width
+    group = emb.tables.groups[0]
     requests = [Request(rows, batch) for rows in numbers]
-    of_rows = torch.randn(batch, lanes, width, generator=generator) * 0.01
+    of_vectors = torch.randn(batch, group.vectors, group.width, generator=generator) * 0.01
 
     def natively(turn: int) -> float:
-        its = of_rows.clone()
+        its = of_vectors.clone()
         start = time.perf_counter()
-        emb.tables.update(0, requests[turn % 4], emb.tables.read(0, requests[turn % 4]), its)
+        rows, _ = emb.tables.read_to_train(0, requests[turn % 4])
+        emb.tables.update_by_vectors(0, requests[turn % 4], None, rows, its)
         return time.perf_counter() - start
 
     def addressing(turn: int) -> float:

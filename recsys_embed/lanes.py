@@ -10,7 +10,7 @@ one slot's bags are the batch's bags).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -35,27 +35,30 @@ class Part:
 
 @dataclass(frozen=True)
 class ReadPlace:
-    """Where the lanes of a strategy's read lie in its group."""
+    """Where a strategy's read lies in its group: its vectors there, ``slots`` for each id; one where they are combined
+    already."""
 
     name: str
     group: int
-    lanes: slice
+    vectors: slice
     slots: int
 
 
 def lay_out(
     strategies: Iterable[nn.Module], features: Sequence[Feature], *, decay: bool
 ) -> tuple[list[Part], list[Group]]:
-    """Give every read its lanes in a group: one group for each width, stored type, and whether bags are pooled."""
+    """Give every read its lanes in a group: one group for each width, stored type, and whether bags are pooled; and a
+    group of its own to a read that combines the rows of an id's slots."""
     positions = {feature.name: place for place, feature in enumerate(features)}
-    lanes: dict[tuple[int, str, bool], list[str]] = {}
-    keys: list[tuple[int, str, bool]] = []
+    shared: dict[tuple[int, str, bool], int] = {}
+    groups: list[Group] = []
     parts = []
     for strategy in strategies:
         assert isinstance(strategy, Strategy)
         jagged = any(feature.multi_valued for feature in strategy.features)
         penalised = decay or type(strategy).penalty is not Strategy.penalty
-        pooled = not jagged or (strategy.linear and not penalised and not strategy.observes)
+        rows_are_seen = penalised or strategy.observes
+        pooled = not jagged or (strategy.linear and not rows_are_seen)
         specs = {spec.name: spec for spec in strategy.stored_tables()}
         places = []
         for name, homes in strategy.reads().items():
@@ -65,16 +68,22 @@ def lay_out(
                 if jagged
                 else [home for row in homes for home in row]
             )
-            key = (specs[order[0]].width, specs[order[0]].storage.dtype, pooled)
-            if key not in lanes:
-                lanes[key] = []
-                keys.append(key)
-            start = len(lanes[key])
-            lanes[key].extend(order)
-            places.append(ReadPlace(name, keys.index(key), slice(start, start + len(order)), slots))
+            width, dtype = specs[order[0]].width, specs[order[0]].storage.dtype
+            if strategy.combination is not None and slots > 1 and not rows_are_seen:
+                groups.append(Group(tuple(order), width, strategy.combination, slots, apart=jagged))
+                places.append(ReadPlace(name, len(groups) - 1, slice(0, len(homes)), 1))
+                continue
+            key = (width, dtype, pooled)
+            if key not in shared:
+                shared[key] = len(groups)
+                groups.append(Group((), width))
+            group = shared[key]
+            lanes = groups[group].lanes
+            groups[group] = replace(groups[group], lanes=lanes + tuple(order))
+            places.append(ReadPlace(name, group, slice(len(lanes), len(lanes) + len(order)), slots))
         places_of = tuple(positions[feature.name] for feature in strategy.features)
         parts.append(Part(strategy, places_of, jagged, pooled, tuple(places)))
-    return parts, [Group(tuple(lanes[key]), key[0]) for key in keys]
+    return parts, groups
 
 
 def specs_of(strategies: Iterable[nn.Module]) -> list[TableSpec]:
@@ -108,7 +117,7 @@ def _bags_of(part: Part, lookup: Lookup, rows: Tensor) -> Request:
 
 
 def rows_of(part: Part, lookup: Lookup, read: Tensor, place: ReadPlace) -> Tensor:
-    """Rows ``[B, F, S, W]``, or ``[N, S, W]`` per occurrence, from a strategy's lanes ``[B, F*S, W]``."""
+    """Rows ``[B, F, S, W]``, or ``[N, S, W]`` per occurrence, from what a strategy read, ``[B, F*S, W]``."""
     features = len(part.features)
     if not part.jagged:
         return read.view(read.shape[0], features, place.slots, read.shape[2])

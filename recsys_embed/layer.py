@@ -170,7 +170,8 @@ class EmbeddingLayer(nn.Module):
                 self._lookups[leaf] = list(zip(self._parts, lookups, strict=True))
         vectors = [(features, self.strategies[place](batch.select(features))) for place, features in self._shipped]
         for part, lookup in zip(self._parts, lookups, strict=True):
-            rows = {place.name: rows_of(part, lookup, read[place.group][:, place.lanes], place) for place in part.reads}
+            own = [(place, read[place.group][:, place.vectors]) for place in part.reads]
+            rows = {place.name: rows_of(part, lookup, one, place) for place, one in own}
             vectors.append((part.features, pool(part, lookup, part.strategy.combine(rows, lookup))))
             self._note_penalty(part, lookup, rows, batch.batch)
         return self._in_order(vectors)
@@ -190,11 +191,11 @@ class EmbeddingLayer(nn.Module):
         return ids
 
     def _read(self, group: int, requests: list[Request]) -> Tensor:
-        """Rows ``[B, L, W]`` of a group: connected to parameters, or a leaf where a tables optimizer trains them."""
+        """Vectors ``[B, V, W]`` of a group: connected to parameters, or a leaf where a tables optimizer trains them."""
         request = requests[0] if len(requests) == 1 else join(requests)
         if self._optimizer and torch.is_grad_enabled():
             return self._optimizer[0].read(group, request)
-        return self.tables.read(group, request)
+        return self.tables.read_vectors(group, request)
 
     def _note_penalty(self, part: Part, lookup: Lookup, rows: Mapping[str, Tensor], batch: int) -> None:
         if not torch.is_grad_enabled():
@@ -541,7 +542,7 @@ class EmbeddingLayer(nn.Module):
         for read in reads:
             for part, lookup in self._lookups.get(read.leaf, []):
                 gradients = {
-                    place.name: rows_of(part, lookup, read.gradient[:, place.lanes], place)
+                    place.name: rows_of(part, lookup, read.gradient[:, place.vectors], place)
                     for place in part.reads
                     if place.group == read.group
                 }
@@ -551,15 +552,15 @@ class EmbeddingLayer(nn.Module):
     def _forget(self) -> None:
         self._penalties.clear()
 
-    def _feature_of(self, group: int, lane: int) -> str:
+    def _feature_of(self, group: int, vector: int) -> str:
         for part in self._parts:
             for place in part.reads:
-                if place.group == group and place.lanes.start <= lane < place.lanes.stop:
-                    within = lane - place.lanes.start
+                if place.group == group and place.vectors.start <= vector < place.vectors.stop:
+                    within = vector - place.vectors.start
                     position = within % len(part.features) if part.jagged else within // place.slots
                     name: str = self.features[part.features[position]].name
                     return name
-        raise AssertionError(f"group {group} has no lane {lane}")
+        raise AssertionError(f"group {group} has no vector {vector}")
 
     # --- looking inside --------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ from recsys_embed.hashing import MAX_ROWS
 from recsys_embed.ids import Ids
 from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage, agreed, check_names
 from recsys_embed.storage import FP32, Storage
+from recsys_embed.tables.combination import Combination
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,10 @@ class Strategy(nn.Module, ABC):
 
     linear: bool = True
     """Whether ``combine`` commutes with pooling; if so, the bags of a multi-valued feature are pooled in the read."""
+
+    combination: Combination | None = None
+    """What ``combine`` makes of the rows of an id's slots before anything else: a read may do that, and ``combine``
+    then sees ``[..., 1, W]``. None where it needs them one by one."""
 
     takes_hashed: ClassVar[bool] = False
     """Whether it takes hashed features, of which nobody knows the number of ids."""

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from recsys_embed.config import CompositionalConfig
 from recsys_embed.embeddings.base import FULL_INIT, Lookup, Strategy, TableSpec, Uniform, apportion, vocabularies
-from recsys_embed.embeddings.combination import combined
 from recsys_embed.embeddings.index_maps import Digits
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature
+from recsys_embed.tables.combination import Combination, combined
 
 AROUND_ONE = Uniform(0.5, 1.5)
+COMBINATIONS: Mapping[str, Combination] = {"multiply": "product", "add": "sum"}
 
 
 class Compositional(Strategy):
@@ -51,6 +52,7 @@ class Compositional(Strategy):
                 )
         super().__init__(features, dim, {"rows": self._digits(features)})
         self.linear = operation != "multiply"
+        self.combination = COMBINATIONS.get(operation)
 
     def _digits(self, features: Sequence[Feature]) -> Digits:
         bases = [self.radices[f.vocab] for f in features]
@@ -103,9 +105,7 @@ class Compositional(Strategy):
     def combine(self, rows: Mapping[str, Tensor], lookup: Lookup) -> Tensor:
         """The digits' rows, multiplied, added or concatenated."""
         slots = rows["rows"]
-        if self.operation == "concat":
-            return slots.flatten(-2)
-        return combined(slots, products=self.operation == "multiply")
+        return slots.flatten(-2) if self.combination is None else combined(slots, self.combination)
 
 
 def _largest(config: CompositionalConfig, size: int) -> int:

@@ -15,7 +15,7 @@
 #include <immintrin.h>
 #endif
 
-#define ABI 4  // recsys_embed/native/library.py has the same number: it changes with any signature below
+#define ABI 5  // recsys_embed/native/library.py has the same number: it changes with any signature below
 
 namespace {
 
@@ -38,15 +38,28 @@ struct Request {
     const float* factors;
 };
 
+// Every `number` lanes are the slots of one id, `apart` from each other: 1 where they lie side by side, or else as many
+// as there are vectors, V = L / number. Their rows become one vector, by products or sums. Alone, a slot is the vector.
+struct Slots {
+    int64_t number, apart, products;
+};
+
 struct Reading {
-    float* out;  // [B, L, W]
+    float* out;  // [B, V, W]
+    int64_t step;  // floats from one sample to the next
     bool stream;  // past the caches
+    Slots slots;
+    float* kept;  // [B, L, W]: where rows are kept as well, for the gradient of their product; or nowhere
 };
 
 struct Updating {
     void* weights;
     float* state;
-    const float* gradient;  // [B, L, W]
+    const float* gradient;  // [B, V, W]
+    Slots slots;
+    const float* kept;  // [B, L, W]: the rows that were read, where vectors are products
+    int64_t vectors;  // V
+    const int64_t *slot_of, *vector_of;  // of each lane, where vectors have several slots
     int rule;
     float rate, eps;  // rate: minus the learning rate
     float news[2];  // of lazy Adam: what of a gradient, and of its square, goes into the moments
@@ -78,7 +91,7 @@ struct Combination {
 
 // An occurrence of a row that is updated.
 struct Occurrence {
-    uint32_t row, bag;  // bag: which row of the gradient, sample by sample
+    uint32_t row, bag;  // bag: sample by sample
     float factor;
 };
 
@@ -86,12 +99,14 @@ struct Kernels {
     int64_t (*check)(const Request&, int64_t lane);
     void (*read)(const Request&, const Reading&, int64_t lane, int64_t first, int64_t last);
     void (*read_bags)(const Request&, const Reading&, int64_t lane, int64_t first, int64_t last);
+    void (*read_slots)(const Request&, const Reading&, int64_t vector, int64_t first, int64_t last);
     void (*count)(
         const Request&, const Updating&, int64_t table, int64_t first, int64_t last, int64_t parts, int64_t* counts);
     void (*deal)(
         const Request&, const Updating&, int64_t table, int64_t first, int64_t last, int64_t parts, int64_t* ends,
         Occurrence* dealt);
     void (*update)(const Request&, const Updating&, int64_t table, const Occurrence* first, const Occurrence* last);
+    void (*update_slots)(const Request&, const Updating&, int64_t table, const Occurrence* first, const Occurrence* last);
 };
 
 constexpr int64_t AHEAD = 16;  // rows that are fetched before they are needed
@@ -386,34 +401,37 @@ PUBLIC int64_t recsys_embed_level() {
 }
 
 // Both return -1; or the first occurrence whose row the table does not have, -2 - bag where offsets do not rise from 0
-// to M there, or NO_MEMORY. No row is read or changed then, save where memory ends within an update.
+// to M there, or NO_MEMORY. No row is read or changed then, save where memory ends meanwhile.
 
 PUBLIC int64_t recsys_embed_read(
-    int64_t level, int64_t threads, int64_t type, const Request* asked, float* out, int64_t stream) {
+    int64_t level, int64_t threads, int64_t type, const Request* asked, const Slots* slots, float* out, int64_t step,
+    float* kept, int64_t stream) {
     const int64_t lanes = asked->lanes, batch = asked->batch;
     if (lanes == 0) return FINE;
     const Kernels kernels = kernels_of(int(level), int(type), asked->width);
     threads = worthwhile(threads, asked->count * asked->width);
     int64_t bad = check(kernels, *asked, threads);
     if (bad != FINE || batch == 0) return bad;
-    const bool whole_lines = asked->width % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
-    const Reading reading{out, stream && whole_lines};
-    const int64_t pieces = threads < 2 ? 1 : 1 + (4 * threads - 1) / lanes;
+    const bool whole_lines =
+        asked->width % 16 == 0 && step % 16 == 0 &&
+        (reinterpret_cast<uintptr_t>(out) | reinterpret_cast<uintptr_t>(kept)) % 64 == 0;
+    const Reading reading{out, step, stream && whole_lines, *slots, kept};
+    const int64_t vectors = lanes / slots->number, pieces = threads < 2 ? 1 : 1 + (4 * threads - 1) / vectors;
     const int64_t samples = (batch + pieces - 1) / pieces;
-    auto kernel = asked->offsets ? kernels.read_bags : kernels.read;
-    run(threads, lanes * pieces, [&](int64_t task) {
+    auto kernel = slots->number > 1 ? kernels.read_slots : asked->offsets ? kernels.read_bags : kernels.read;
+    const bool done = run(threads, vectors * pieces, [&](int64_t task) {
         const int64_t first = task % pieces * samples, last = first + samples < batch ? first + samples : batch;
         if (first < last) kernel(*asked, reading, task / pieces, first, last);
 #if defined(__x86_64__)
         if (reading.stream) _mm_sfence();
 #endif
     });
-    return FINE;
+    return done ? FINE : NO_MEMORY;
 }
 
 PUBLIC int64_t recsys_embed_update(
-    int64_t level, int64_t threads, int64_t type, const Request* asked, void* weights, float* state,
-    const float* gradient, int64_t rule, float rate, float eps, float first_news, float second_news, int64_t step,
+    int64_t level, int64_t threads, int64_t type, const Request* asked, const Slots* slots, const float* kept,
+    void* weights, float* state, const float* gradient, int64_t rule, float rate, float eps, float first_news, float second_news, int64_t step,
     const int64_t* seeds, const int64_t* order, const int64_t* bounds, int64_t tables) {
     try {
         const Kernels kernels = kernels_of(int(level), int(type), asked->width);
@@ -426,9 +444,18 @@ PUBLIC int64_t recsys_embed_update(
                 const int64_t first = order[place] * asked->batch, last = first + asked->batch;
                 occurrences[size_t(table)] += asked->offsets ? asked->offsets[last] - asked->offsets[first] : asked->batch;
             }
+        std::vector<int64_t> slot_of(static_cast<size_t>(asked->lanes)), vector_of(slot_of.size());
+        const int64_t vectors = asked->lanes / slots->number;
+        for (int64_t vector = 0; vector < vectors; vector++)
+            for (int64_t slot = 0; slot < slots->number; slot++) {
+                const auto lane = size_t(base::lane_of(*slots, vector, slot));
+                slot_of[lane] = slot;
+                vector_of[lane] = vector;
+            }
         const Updating updating{
-            weights, state, gradient, int(rule), rate, eps, {first_news, second_news}, uint64_t(step),
-            reinterpret_cast<const uint64_t*>(seeds), order, bounds, occurrences.data()};
+            weights, state, gradient, *slots, kept, vectors, slot_of.data(), vector_of.data(), int(rule), rate, eps,
+            {first_news, second_news}, uint64_t(step), reinterpret_cast<const uint64_t*>(seeds), order, bounds,
+            occurrences.data()};
         std::vector<Cut> cuts = cut(*asked, updating, kernels, threads, tables);
         struct Task {
             int64_t table;
@@ -448,7 +475,7 @@ PUBLIC int64_t recsys_embed_update(
         }
         const bool done = run(threads, int64_t(tasks.size()), [&](int64_t task) {
             const Task& one = tasks[size_t(task)];
-            kernels.update(*asked, updating, one.table, one.first, one.last);
+            (slots->number > 1 ? kernels.update_slots : kernels.update)(*asked, updating, one.table, one.first, one.last);
         });
         return done ? FINE : NO_MEMORY;
     } catch (const std::bad_alloc&) {

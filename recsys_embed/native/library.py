@@ -14,7 +14,7 @@ from pathlib import Path
 OVERRIDE = "RECSYS_EMBED_KERNELS"
 """An environment variable: the path of the kernels to load instead of those that were built with the package."""
 
-ABI = 4
+ABI = 5
 """Of the signatures below; kernels.cpp has the same number."""
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
@@ -30,6 +30,12 @@ class Request(ctypes.Structure):
         *((name, c_int64) for name in ("wide", "count")),
         *((name, c_void_p) for name in ("offsets", "factors")),
     )
+
+
+class Slots(ctypes.Structure):
+    """Which lanes become one vector, as kernels.cpp has it."""
+
+    _fields_ = tuple((name, c_int64) for name in ("number", "apart", "products"))
 
 
 class Address(ctypes.Structure):
@@ -71,9 +77,10 @@ class Library:
         self.update = functions.recsys_embed_update
         for function in (functions.recsys_embed_abi, functions.recsys_embed_level, self.read, self.update):
             function.restype = c_int64
-        self.read.argtypes = [c_int64, c_int64, c_int64, POINTER(Request), c_void_p, c_int64]
+        asked = (c_int64, c_int64, c_int64, POINTER(Request), POINTER(Slots))
+        self.read.argtypes = [*asked, c_void_p, c_int64, c_void_p, c_int64]
         self.update.argtypes = [
-            *(c_int64, c_int64, c_int64, POINTER(Request), c_void_p, c_void_p, c_void_p),
+            *(*asked, c_void_p, c_void_p, c_void_p, c_void_p),
             *(c_int64, c_float, c_float, c_float, c_float, c_int64, c_void_p, c_void_p, c_void_p, c_int64),
         ]
         self.address = functions.recsys_embed_address

@@ -1,19 +1,25 @@
 """The kernels as torch operators, on CPU: ``recsys_embed::address``, ``read_rows``, ``update_rows`` and ``combine``.
 
-Shapes: L lanes, B samples, W width, M occurrences, S width of the optimizer's state, T tables, n rows of a store.
+Shapes: L lanes, B samples, W width, M occurrences, V vectors, S width of the optimizer's state, T tables, n rows of a
+store.
 
 The store holds the rows of several tables, one below the other. ``lanes [3, L]`` (int64) are, for each lane, the first
 row of its table in the store, the number of its rows, and the seed of its rounding noise; ``grids [2, L]`` (float32)
 the scale and the midpoint of its integers. Rows and bags are those of :class:`recsys_embed.tables.base.Request`; rows
 are int32 or int64, -1 is absent.
+
+``slots`` are three numbers: how many lanes become one vector; how far from each other they lie, 1 or V; and whether
+their rows are multiplied (1) or added (0). Where a slot is a vector they are ``ALONE``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from recsys_embed.native.library import Address, Combination, Library, Request, load
+from recsys_embed.native.library import Address, Combination, Library, Request, Slots, load
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.int16: 4}
 """Of stores, by their number in kernels.cpp."""
@@ -22,16 +28,18 @@ RULES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2, "lazy_adam": 3}
 
 FINE, NO_MEMORY = -1, -(2**63) + 1
 
+ALONE = (1, 1, 0)
+
 _NAMESPACE = torch.library.Library("recsys_embed", "DEF")
 _NAMESPACE.define("address(Tensor ids, Tensor first, Tensor second, bool digits) -> Tensor")
 _NAMESPACE.define(
-    "read_rows(Tensor(a!) out, Tensor store, Tensor lanes, Tensor grids, int batch, Tensor rows, Tensor? offsets, "
-    "Tensor? weights, bool stream) -> int"
+    "read_rows(Tensor(a!) out, Tensor(b!)? kept, int[] slots, Tensor store, Tensor lanes, Tensor grids, int batch, "
+    "Tensor rows, Tensor? offsets, Tensor? weights, bool stream) -> int"
 )
 _NAMESPACE.define(
     "update_rows(Tensor(a!) store, Tensor(b!) state, Tensor lanes, Tensor grids, Tensor order, Tensor bounds, "
-    "int batch, Tensor rows, Tensor? offsets, Tensor? weights, Tensor gradient, str rule, float lr, float eps, "
-    "float[] betas, int step) -> int"
+    "int batch, Tensor rows, Tensor? offsets, Tensor? weights, int[] slots, Tensor? kept, Tensor gradient, str rule, "
+    "float lr, float eps, float[] betas, int step) -> int"
 )
 _NAMESPACE.define("combine(Tensor(a!) out, Tensor slots, Tensor? gradient, bool products) -> ()")
 
@@ -64,6 +72,8 @@ def _address_fake(ids: Tensor, first: Tensor, second: Tensor, digits: bool) -> T
 
 def _read_rows(
     out: Tensor,
+    kept: Tensor | None,
+    slots: Sequence[int],
     store: Tensor,
     lanes: Tensor,
     grids: Tensor,
@@ -73,7 +83,8 @@ def _read_rows(
     weights: Tensor | None,
     stream: bool,
 ) -> int:
-    """Write the pooled rows to ``out [B, L, W]`` (float32), with ``stream`` past the caches.
+    """Write the vectors of the pooled rows to ``out [B, V, W]`` (float32, contiguous within a sample), and the rows to
+    ``kept [B, L, W]``, which slots that are alone do not take; with ``stream`` past the caches.
 
     Returns:
         -1; or, with nothing read, the first occurrence whose row its table does not have, or -2 - bag where offsets do
@@ -81,9 +92,13 @@ def _read_rows(
     """
     library = _library()
     asked = _request(store, lanes, grids, batch, rows, offsets, weights)
-    return int(
-        library.read(library.level, torch.get_num_threads(), TYPES[store.dtype], asked, out.data_ptr(), int(stream))
+    found = library.read(
+        *(library.level, torch.get_num_threads(), TYPES[store.dtype], asked, Slots(*slots)),
+        *(out.data_ptr(), out.stride(0), None if kept is None else kept.data_ptr(), int(stream)),
     )
+    if found == NO_MEMORY:
+        raise MemoryError("no memory to combine rows in")
+    return int(found)
 
 
 def _update_rows(
@@ -97,6 +112,8 @@ def _update_rows(
     rows: Tensor,
     offsets: Tensor | None,
     weights: Tensor | None,
+    slots: Sequence[int],
+    kept: Tensor | None,
     gradient: Tensor,
     rule: str,
     lr: float,
@@ -104,7 +121,9 @@ def _update_rows(
     betas: list[float],
     step: int,
 ) -> int:
-    """Update every row once by the sum of its gradients, from ``gradient [B, L, W]``.
+    """Update every row once by the sum of its gradients, from ``gradient [B, V, W]`` of the vectors.
+
+    ``kept [B, L, W]`` are the rows as they were read, which the gradients of products are made with.
 
     ``order [L]`` are the lanes, table by table; ``bounds [T + 1]`` where those of each table begin; ``state [n, S]``.
     ``betas [2]`` are what lazy Adam keeps of its moments, and for it ``lr`` is corrected for their bias.
@@ -115,8 +134,8 @@ def _update_rows(
     library = _library()
     asked = _request(store, lanes, grids, batch, rows, offsets, weights)
     found = library.update(
-        *(library.level, torch.get_num_threads(), TYPES[store.dtype], asked),
-        *(store.data_ptr(), state.data_ptr(), gradient.data_ptr()),
+        *(library.level, torch.get_num_threads(), TYPES[store.dtype], asked, Slots(*slots)),
+        *(None if kept is None else kept.data_ptr(), store.data_ptr(), state.data_ptr(), gradient.data_ptr()),
         *(RULES[rule], -lr, eps, *(1 - beta for beta in betas), step),
         *(lanes.data_ptr() + 2 * 8 * lanes.shape[1], order.data_ptr(), bounds.data_ptr(), bounds.numel() - 1),
     )

@@ -3,7 +3,7 @@
 // kernels.cpp includes this file several times; it includes nothing itself. Floating-point contraction is off and sums
 // have a fixed order, so that every instruction set, and any number of threads, gives the same bits.
 //
-// Shapes: L lanes, B samples, W width, M occurrences. Rows count within a lane's table; -1 is absent.
+// Shapes: L lanes, B samples, W width, M occurrences, V vectors. Rows count within a lane's table; -1 is absent.
 
 // --- stored types --------------------------------------------------------------------------------------------
 
@@ -70,6 +70,10 @@ struct Grid {
 
 // --- what is asked for ---------------------------------------------------------------------------------------
 
+INLINE int64_t lane_of(const Slots& slots, int64_t vector, int64_t slot) {
+    return (slots.apart == 1 ? vector * slots.number : vector) + slot * slots.apart;
+}
+
 static inline int64_t row_at(const Request& asked, int64_t place) {
     return asked.wide ? static_cast<const int64_t*>(asked.rows)[place] : static_cast<const int32_t*>(asked.rows)[place];
 }
@@ -119,7 +123,7 @@ INLINE void along(int64_t width, const EACH& each) {
     int64_t c = 0;
     for (; c + 16 <= width; c += 16) each(c, Piece<Float16>{});
     for (; c + 4 <= width; c += 4) each(c, Piece<Float4>{});
-    for (; c < width; c++) each(c, Piece<float>{});
+    for (int64_t rest = width % 4; rest > 0; rest--) each(c++, Piece<float>{});
 }
 
 // Loops over a row are functions of their own: `restrict` lets the compiler keep a row in registers.
@@ -153,53 +157,7 @@ INLINE void add_row(
     for (int64_t c = 0; c < width; c++) to[c] += factor * S::load(from[c], scale, midpoint);
 }
 
-// --- reading -------------------------------------------------------------------------------------------------
-
-// Samples [first, last) of one lane, a row each.
-template <class S, int WIDTH>
-static void read_rows(const Request& asked, const Reading& to, int64_t lane, int64_t first, int64_t last) {
-    const int64_t width = WIDTH ? WIDTH : asked.width;
-    const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
-    const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
-    const int64_t begin = lane * asked.batch, step = asked.lanes * width;
-    float* out = to.out + first * step + lane * width;
-    for (int64_t b = first; b < last; b++, out += step) {
-        if (b + AHEAD < last) fetch<0>(table, row_at(asked, begin + b + AHEAD) * width, width);
-        int64_t row = row_at(asked, begin + b);
-        if (row < 0) {
-            for (int64_t c = 0; c < width; c++) out[c] = 0;
-            continue;
-        }
-        const auto* stored = table + row * width;
-        if (!S::rounds && to.stream) {
-            for (int64_t c = 0; c < width; c += 16) STREAM_64(out + c, reinterpret_cast<const float*>(stored) + c);
-        } else {
-            copy_row<S>(out, stored, width, scale, midpoint);
-        }
-    }
-}
-
-// Bags of samples [first, last) of one lane: the sums of their rows, perhaps weighted.
-template <class S, int WIDTH>
-static void read_bags(const Request& asked, const Reading& to, int64_t lane, int64_t first, int64_t last) {
-    const int64_t width = WIDTH ? WIDTH : asked.width;
-    const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
-    const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
-    const int64_t* offsets = asked.offsets + lane * asked.batch;
-    const int64_t step = asked.lanes * width, end = offsets[last];
-    float* out = to.out + first * step + lane * width;
-    for (int64_t b = first; b < last; b++, out += step) {
-        for (int64_t c = 0; c < width; c++) out[c] = 0;
-        for (int64_t i = offsets[b]; i < offsets[b + 1]; i++) {
-            if (i + AHEAD < end) fetch<0>(table, row_at(asked, i + AHEAD) * width, width);
-            int64_t row = row_at(asked, i);
-            if (row < 0) continue;
-            add_row<S>(out, table + row * width, width, scale, midpoint, asked.factors ? asked.factors[i] : 1.0f);
-        }
-    }
-}
-
-// --- updating ------------------------------------------------------------------------------------------------
+// --- memory --------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Buffer {
@@ -306,6 +264,119 @@ static Scratch& scratch() {
     return own;
 }
 
+// --- reading -------------------------------------------------------------------------------------------------
+
+// Samples [first, last) of one lane, a row each.
+template <class S, int WIDTH>
+static void read_rows(const Request& asked, const Reading& to, int64_t lane, int64_t first, int64_t last) {
+    const int64_t width = WIDTH ? WIDTH : asked.width;
+    const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
+    const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
+    const int64_t begin = lane * asked.batch;
+    float* out = to.out + first * to.step + lane * width;
+    for (int64_t b = first; b < last; b++, out += to.step) {
+        if (b + AHEAD < last) fetch<0>(table, row_at(asked, begin + b + AHEAD) * width, width);
+        int64_t row = row_at(asked, begin + b);
+        if (row < 0) {
+            for (int64_t c = 0; c < width; c++) out[c] = 0;
+            continue;
+        }
+        const auto* stored = table + row * width;
+        if (!S::rounds && to.stream) {
+            for (int64_t c = 0; c < width; c += 16) STREAM_64(out + c, reinterpret_cast<const float*>(stored) + c);
+        } else {
+            copy_row<S>(out, stored, width, scale, midpoint);
+        }
+    }
+}
+
+// Bags of samples [first, last) of one lane: the sums of their rows, perhaps weighted.
+template <class S, int WIDTH>
+static void read_bags(const Request& asked, const Reading& to, int64_t lane, int64_t first, int64_t last) {
+    const int64_t width = WIDTH ? WIDTH : asked.width;
+    const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
+    const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
+    const int64_t* offsets = asked.offsets + lane * asked.batch;
+    const int64_t end = offsets[last];
+    float* out = to.out + first * to.step + lane * width;
+    for (int64_t b = first; b < last; b++, out += to.step) {
+        for (int64_t c = 0; c < width; c++) out[c] = 0;
+        for (int64_t i = offsets[b]; i < offsets[b + 1]; i++) {
+            if (i + AHEAD < end) fetch<0>(table, row_at(asked, i + AHEAD) * width, width);
+            int64_t row = row_at(asked, i);
+            if (row < 0) continue;
+            add_row<S>(out, table + row * width, width, scale, midpoint, asked.factors ? asked.factors[i] : 1.0f);
+        }
+    }
+}
+
+// A row to the row of a vector, times it or added to it.
+template <bool PRODUCTS>
+INLINE void combine_row(float* __restrict vector, const float* __restrict row, int64_t width) {
+    along(width, [&](int64_t c, auto piece) {
+        typename decltype(piece)::Vector whole, other;
+        memcpy(&whole, vector + c, sizeof whole);
+        memcpy(&other, row + c, sizeof other);
+        if constexpr (PRODUCTS) whole *= other;
+        else whole += other;
+        memcpy(vector + c, &whole, sizeof whole);
+    });
+}
+
+INLINE void write_row(float* __restrict to, const float* __restrict row, int64_t width, bool stream) {
+    if (stream)
+        for (int64_t c = 0; c < width; c += 16) STREAM_64(to + c, row + c);
+    else
+        memcpy(to, row, size_t(width) * sizeof(float));
+}
+
+// Vectors of samples [first, last), each made of the rows, or bags, of its slots.
+template <class S, int WIDTH>
+static void read_slots(const Request& asked, const Reading& to, int64_t vector, int64_t first, int64_t last) {
+    const int64_t width = WIDTH ? WIDTH : asked.width, number = to.slots.number;
+    const int64_t* offsets = asked.offsets;
+    Scratch& own = scratch();
+    own.sums.reserve(2 * width);
+    float *const whole = own.sums.data, *const held = whole + width;
+    for (int64_t b = first; b < last; b++) {
+        for (int64_t slot = 0; slot < number; slot++) {
+            const int64_t lane = lane_of(to.slots, vector, slot), begin = lane * asked.batch;
+            const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
+            const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
+            const float* row = held;
+            if (offsets) {
+                const int64_t end = offsets[begin + last];
+                memset(held, 0, size_t(width) * sizeof(float));
+                for (int64_t i = offsets[begin + b]; i < offsets[begin + b + 1]; i++) {
+                    if (i + AHEAD < end) fetch<0>(table, row_at(asked, i + AHEAD) * width, width);
+                    if (row_at(asked, i) < 0) continue;
+                    const auto* stored = table + row_at(asked, i) * width;
+                    add_row<S>(held, stored, width, scale, midpoint, asked.factors ? asked.factors[i] : 1.0f);
+                }
+            } else {
+                if (b + AHEAD < last) fetch<0>(table, row_at(asked, begin + b + AHEAD) * width, width);
+                const int64_t at = row_at(asked, begin + b);
+                if (at < 0)
+                    memset(held, 0, size_t(width) * sizeof(float));
+                else if constexpr (S::rounds)
+                    copy_row<S>(held, table + at * width, width, scale, midpoint);
+                else
+                    row = table + at * width;
+            }
+            if (to.kept) write_row(to.kept + (b * asked.lanes + lane) * width, row, width, to.stream);
+            if (slot == 0)
+                memcpy(whole, row, size_t(width) * sizeof(float));
+            else if (to.slots.products)
+                combine_row<true>(whole, row, width);
+            else
+                combine_row<false>(whole, row, width);
+        }
+        write_row(to.out + b * to.step + vector * width, whole, width, to.stream);
+    }
+}
+
+// --- updating ------------------------------------------------------------------------------------------------
+
 // Sixteen sums side by side, then a tree: the same order on every instruction set.
 INLINE float squares(const float* values, int64_t width) {
     Float16 sums = {};
@@ -391,7 +462,7 @@ INLINE void apply(
         weights[c] = S::add(weights[c], gradient[c] / divisor * by.rate, S::rounds ? noise[c] : 0, scale);
 }
 
-// Calls `each` with the row, the bag and the factor of occurrences of a table's rows: those in places [first, last),
+// Calls `each` with the row, the sample, the lane and the factor of occurrences of a table's rows: those in places [first, last),
 // which are samples where each bag holds one row, and else bags, lane by lane.
 template <class EACH>
 INLINE void visit(
@@ -400,7 +471,7 @@ INLINE void visit(
     const int64_t count = by.bounds[table + 1] - by.bounds[table];
     if (!asked.offsets && count == 1) {
         const int64_t lane = lanes[0];
-        for (int64_t b = first; b < last; b++) each(row_at(asked, lane * asked.batch + b), b * asked.lanes + lane, 1.0f);
+        for (int64_t b = first; b < last; b++) each(row_at(asked, lane * asked.batch + b), b, lane, 1.0f);
         return;
     }
     if (!asked.offsets) {
@@ -413,8 +484,7 @@ INLINE void visit(
                 for (int64_t s = 0; s < samples; s++)
                     block.data[s * count + l] = row_at(asked, lanes[l] * asked.batch + begin + s);
             for (int64_t s = 0; s < samples; s++)
-                for (int64_t l = 0; l < count; l++)
-                    each(block.data[s * count + l], (begin + s) * asked.lanes + lanes[l], 1.0f);
+                for (int64_t l = 0; l < count; l++) each(block.data[s * count + l], begin + s, lanes[l], 1.0f);
         }
         return;
     }
@@ -422,7 +492,7 @@ INLINE void visit(
         const int64_t* offsets = asked.offsets + lanes[l] * asked.batch;
         for (int64_t b = first > 0 ? first : 0; b < last && b < asked.batch; b++)
             for (int64_t i = offsets[b]; i < offsets[b + 1]; i++)
-                each(row_at(asked, i), b * asked.lanes + lanes[l], asked.factors ? asked.factors[i] : 1.0f);
+                each(row_at(asked, i), b, lanes[l], asked.factors ? asked.factors[i] : 1.0f);
     }
 }
 
@@ -439,7 +509,7 @@ INLINE int64_t part_of(int64_t row, int64_t parts) {
 static void count_parts(
     const Request& asked, const Updating& by, int64_t table, int64_t first, int64_t last, int64_t parts,
     int64_t* counts) {
-    visit(asked, by, table, first, last, [&](int64_t row, int64_t, float) {
+    visit(asked, by, table, first, last, [&](int64_t row, int64_t, int64_t, float) {
         if (row >= 0) counts[part_of(row, parts)]++;
     });
 }
@@ -448,10 +518,69 @@ static void count_parts(
 static void deal_parts(
     const Request& asked, const Updating& by, int64_t table, int64_t first, int64_t last, int64_t parts, int64_t* ends,
     Occurrence* dealt) {
-    visit(asked, by, table, first, last, [&](int64_t row, int64_t bag, float factor) {
-        if (row >= 0) dealt[ends[part_of(row, parts)]++] = {uint32_t(row), uint32_t(bag), factor};
+    visit(asked, by, table, first, last, [&](int64_t row, int64_t b, int64_t lane, float factor) {
+        if (row >= 0) dealt[ends[part_of(row, parts)]++] = {uint32_t(row), uint32_t(b * asked.lanes + lane), factor};
     });
 }
+
+// The gradients of bags that are vectors.
+struct OfVectors {
+    const Request& asked;
+    const Updating& by;
+    int64_t width;
+
+    INLINE_MEMBER int64_t of(int64_t bag) const { return bag; }
+    INLINE_MEMBER int64_t of(int64_t b, int64_t lane) const { return b * asked.lanes + lane; }
+    INLINE_MEMBER void fetch_later(int64_t bag) const { fetch<0>(by.gradient, bag * width, width); }
+
+    INLINE_MEMBER void add(float* sums, int64_t bag, float factor) const {
+        add_row<Fp32>(sums, by.gradient + bag * width, width, 1, 0, factor);
+    }
+};
+
+// The gradients of bags that are slots of vectors: of sums those of the vectors, of products times the other slots.
+struct OfSlots {
+    const Request& asked;
+    const Updating& by;
+    int64_t width;
+
+    struct Bag {
+        int64_t vector, first, slot;  // first: the bag of the vector's first slot
+    };
+
+    INLINE_MEMBER Bag of(int64_t bag) const {
+        const int64_t b = bag <= UINT32_MAX ? int64_t(uint32_t(bag) / uint32_t(asked.lanes)) : bag / asked.lanes;
+        return of(b, bag - b * asked.lanes);
+    }
+
+    INLINE_MEMBER Bag of(int64_t b, int64_t lane) const {
+        const int64_t slot = by.slot_of[lane], first = lane - slot * by.slots.apart;
+        return {b * by.vectors + by.vector_of[lane], b * asked.lanes + first, slot};
+    }
+
+    INLINE_MEMBER void fetch_later(const Bag& bag) const {
+        fetch<0>(by.gradient, bag.vector * width, width);
+        for (int64_t s = 0; by.kept && s < by.slots.number; s++)
+            if (s != bag.slot) fetch<0>(by.kept, (bag.first + s * by.slots.apart) * width, width);
+    }
+
+    INLINE_MEMBER void add(float* __restrict sums, const Bag& bag, float factor) const {
+        const float* gradient = by.gradient + bag.vector * width;
+        const float* kept = by.kept ? by.kept + bag.first * width : nullptr;
+        along(width, [&](int64_t c, auto piece) {
+            typename decltype(piece)::Vector sum, change, other;
+            memcpy(&change, gradient + c, sizeof change);
+            for (int64_t s = 0; kept && s < by.slots.number; s++) {
+                if (s == bag.slot) continue;
+                memcpy(&other, kept + s * by.slots.apart * width + c, sizeof other);
+                change *= other;
+            }
+            memcpy(&sum, sums + c, sizeof sum);
+            sum += factor * change;
+            memcpy(sums + c, &sum, sizeof sum);
+        });
+    }
+};
 
 // All occurrences of a table's rows, as they are asked for.
 struct Asked {
@@ -461,11 +590,12 @@ struct Asked {
 
     int64_t count() const { return by.occurrences[table]; }
 
-    // Calls `each` with the row, the bag, the factor, and a bag that comes later.
-    template <class EACH>
-    INLINE_MEMBER void every(const EACH& each) const {
-        visit(asked, by, table, 0, places_of(asked, by, table), [&](int64_t row, int64_t bag, float factor) {
-            each(row, bag, factor, bag + NEXT * asked.lanes);
+    // Calls `each` with the row, the bag as `gradients` knows it, the factor, and a bag that comes later.
+    template <class GRADIENTS, class EACH>
+    INLINE_MEMBER void every(const GRADIENTS& gradients, const EACH& each) const {
+        const int64_t places = places_of(asked, by, table);
+        visit(asked, by, table, 0, places, [&](int64_t row, int64_t b, int64_t lane, float factor) {
+            each(row, gradients.of(b, lane), factor, gradients.of(b + NEXT, lane));
         });
     }
 };
@@ -476,22 +606,25 @@ struct Dealt {
 
     int64_t count() const { return last - first; }
 
-    template <class EACH>
-    INLINE_MEMBER void every(const EACH& each) const {
-        for (const Occurrence* one = first; one < last; one++)
-            each(one->row, one->bag, one->factor, int64_t((last - one > NEXT ? one + NEXT : one)->bag));
+    template <class GRADIENTS, class EACH>
+    INLINE_MEMBER void every(const GRADIENTS& gradients, const EACH& each) const {
+        for (const Occurrence* one = first; one < last; one++) {
+            const Occurrence* later = last - one > NEXT ? one + NEXT : one;
+            each(one->row, gradients.of(one->bag), one->factor, gradients.of(later->bag));
+        }
     }
 };
 
 // Rows of one table: their gradients summed in the order of occurrence, then each updated once.
-template <class S, int WIDTH, class OCCURRENCES>
+template <class S, int WIDTH, class OCCURRENCES, class GRADIENTS>
 INLINE void update_from(const Request& asked, const Updating& by, int64_t table, const OCCURRENCES& occurrences) {
     const int64_t width = WIDTH ? WIDTH : asked.width, lane = by.order[by.bounds[table]];
     Scratch& own = scratch();
     Finder distinct = own.distinct.finder(occurrences.count(), asked.sizes[lane]);
     own.places.reserve(occurrences.count());
     int32_t* place = own.places.data;
-    occurrences.every([&](int64_t row, int64_t, float, int64_t) {
+    const GRADIENTS gradients{asked, by, width};
+    occurrences.every(gradients, [&](int64_t row, const auto&, float, const auto&) {
         *place++ = row >= 0 ? distinct.place_of(uint32_t(row)) : -1;
     });
 
@@ -499,9 +632,9 @@ INLINE void update_from(const Request& asked, const Updating& by, int64_t table,
     float* const sums = own.sums.data;
     memset(sums, 0, size_t(distinct.count * width) * sizeof(float));
     place = own.places.data;
-    occurrences.every([&](int64_t, int64_t bag, float factor, int64_t later) {
-        fetch<0>(by.gradient, later * width, width);
-        if (*place >= 0) add_row<Fp32>(sums + *place * width, by.gradient + bag * width, width, 1, 0, factor);
+    occurrences.every(gradients, [&](int64_t, const auto& bag, float factor, const auto& later) {
+        gradients.fetch_later(later);
+        if (*place >= 0) gradients.add(sums + *place * width, bag, factor);
         place++;
     });
 
@@ -532,13 +665,13 @@ INLINE void update_from(const Request& asked, const Updating& by, int64_t table,
 }
 
 // Those that were dealt, or all.
-template <class S, int WIDTH>
+template <class S, int WIDTH, class GRADIENTS>
 static void update_rows(
     const Request& asked, const Updating& by, int64_t table, const Occurrence* first, const Occurrence* last) {
     if (first)
-        update_from<S, WIDTH>(asked, by, table, Dealt{first, last});
+        update_from<S, WIDTH, Dealt, GRADIENTS>(asked, by, table, Dealt{first, last});
     else
-        update_from<S, WIDTH>(asked, by, table, Asked{asked, by, table});
+        update_from<S, WIDTH, Asked, GRADIENTS>(asked, by, table, Asked{asked, by, table});
 }
 
 // --- combining -----------------------------------------------------------------------------------------------
@@ -658,7 +791,9 @@ static void address_line(const Address& asked, int64_t line, int64_t first, int6
 
 template <class S, int WIDTH>
 static constexpr Kernels kernels() {
-    return {check_lane, read_rows<S, WIDTH>, read_bags<S, WIDTH>, count_parts, deal_parts, update_rows<S, WIDTH>};
+    return {
+        check_lane, read_rows<S, WIDTH>, read_bags<S, WIDTH>, read_slots<S, WIDTH>, count_parts, deal_parts,
+        update_rows<S, WIDTH, OfVectors>, update_rows<S, WIDTH, OfSlots>};
 }
 
 // Common widths of fp32 have code of their own.

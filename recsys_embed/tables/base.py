@@ -6,7 +6,8 @@ a group. Every read is a pooled read of bags, ``[L, B]`` bags of row numbers; a 
     rows [L, B]                        a matrix: every bag holds one row
     rows [M], offsets [L*B + 1]        jagged, lane-major; perhaps weights [M]
 
-and gives ``[B, L, W]``, the memory order in which a sample's vectors lie side by side.
+and gives ``[B, L, W]``, the memory order in which a sample's vectors lie side by side. Where a group combines the
+rows of an id's slots, what everybody else sees are the vectors that come of it, ``[B, V, W]``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from recsys_embed.embeddings.base import Rows, TableSpec
 from recsys_embed.errors import DataError
 from recsys_embed.ids import offsets_of
 from recsys_embed.seeds import seed_of
+from recsys_embed.tables.combination import Combination, combined, product_gradient
 from recsys_embed.tables.rounding import TORCH_TYPES, dequantise
 
 RULES = ("sgd", "adagrad", "rowwise_adagrad", "lazy_adam")
@@ -41,10 +43,45 @@ Part = Literal["weights", "state"]
 
 @dataclass(frozen=True)
 class Group:
-    """Lanes read together: the table of each lane, and their common width."""
+    """Lanes read together: the table of each lane, and their common width.
+
+    With a ``combination``, every ``slots`` lanes are the slots of one id, whose rows are combined to one vector: lanes
+    that lie side by side, or ``apart``, slot by slot. Then there are V = L / S vectors of a sample, and V = L without.
+    """
 
     lanes: tuple[str, ...]
     width: int
+    combination: Combination | None = None
+    slots: int = 1
+    apart: bool = False
+
+    @property
+    def vectors(self) -> int:
+        """V."""
+        return len(self.lanes) // self.slots
+
+    def by_slot(self, rows: Tensor) -> Tensor:
+        """Rows ``[B, L, W]`` as ``[B, V, S, W]``, a view where they are contiguous."""
+        if self.apart:
+            return rows.view(rows.shape[0], self.slots, self.vectors, self.width).transpose(1, 2)
+        return rows.view(rows.shape[0], self.vectors, self.slots, self.width)
+
+    def combined(self, rows: Tensor) -> Tensor:
+        """The vectors ``[B, V, W]`` of rows ``[B, L, W]``: the rows themselves without a combination."""
+        return rows if self.combination is None else combined(self.by_slot(rows), self.combination)
+
+    def gradient_of_rows(self, rows: Tensor | None, gradient: Tensor) -> Tensor:
+        """``[B, L, W]``, by the gradient ``[B, V, W]`` of the vectors; ``rows`` as they were read are needed for
+        products alone."""
+        if self.combination is None:
+            return gradient
+        if self.combination == "sum":
+            shape = (gradient.shape[0], self.vectors, self.slots, self.width)
+            spread = gradient.unsqueeze(2).expand(shape)
+        else:
+            assert rows is not None
+            spread = product_gradient(self.by_slot(rows), gradient)
+        return (spread.transpose(1, 2) if self.apart else spread).flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -167,6 +204,25 @@ class Tables(nn.Module, ABC):
 
         ``read`` is what :meth:`read` gave for this very request at the present learning rate, if it is at hand.
         """
+
+    def read_vectors(self, group: int, request: Request) -> Tensor:
+        """The vectors ``[B, V, W]`` of :meth:`read`'s rows, connected as these are."""
+        return self.groups[group].combined(self.read(group, request))
+
+    def read_to_train(self, group: int, request: Request) -> tuple[Tensor | None, Tensor]:
+        """What :meth:`update_by_vectors` needs of the rows that were read, and their vectors ``[B, V, W]``."""
+        rows = self.read(group, request)
+        return rows, self.groups[group].combined(rows.detach())
+
+    def update_by_vectors(
+        self, group: int, request: Request, read: Tensor | None, rows: Tensor | None, gradient: Tensor
+    ) -> None:
+        """:meth:`update`, with the gradient ``[B, V, W]`` of the vectors.
+
+        ``rows`` are what :meth:`read_to_train` gave, samples side by side; ``read`` is None, or the same, as
+        :meth:`update` takes it.
+        """
+        self.update(group, request, read, self.groups[group].gradient_of_rows(rows, gradient))
 
     @abstractmethod
     def get(self, name: str) -> Tensor:

@@ -45,8 +45,25 @@ class NativeTables(StoredTables):
         """
         return self._reads.read(group, request)
 
+    def read_vectors(self, group: int, request: Request) -> Tensor:
+        """One operator call as well: rows that are combined are written nowhere.
+
+        Raises:
+            DataError: as :meth:`read`.
+        """
+        return self._reads.read_vectors(group, request)
+
+    def read_to_train(self, group: int, request: Request) -> tuple[Tensor | None, Tensor]:
+        """One operator call; it gives the rows as well where vectors are products.
+
+        Raises:
+            DataError: as :meth:`read`.
+        """
+        return self._reads.read_to_train(group, request)
+
     def read_into(self, out: Tensor, group: int, request: Request) -> Tensor:
-        """:meth:`read` into contiguous float32 memory ``[B, L, W]`` of the caller's; returns it.
+        """:meth:`read_vectors` into float32 memory of the caller's, ``[B, V, W]``, where a sample's vectors lie side by
+        side, and samples perhaps apart; returns it.
 
         Raises:
             DataError: as :meth:`read`.
@@ -60,15 +77,36 @@ class NativeTables(StoredTables):
         Raises:
             DataError: as :meth:`read`; no row has been touched.
         """
+        from recsys_embed.native.ops import ALONE
+
+        self._update(group, request, ALONE, None, gradient)
+
+    def update_by_vectors(
+        self, group: int, request: Request, read: Tensor | None, rows: Tensor | None, gradient: Tensor
+    ) -> None:
+        """The same; the gradients of rows that were combined are made on the way, and written nowhere.
+
+        Raises:
+            DataError: as :meth:`read`; no row has been touched.
+        """
+        kept = rows.contiguous() if rows is not None and self.groups[group].combination == "product" else None
+        self._update(group, request, self._reads.lanes[group].slots, kept, gradient)
+
+    def _update(
+        self, group: int, request: Request, slots: tuple[int, int, int], kept: Tensor | None, gradient: Tensor
+    ) -> None:
         from recsys_embed.native.ops import FINE, update_rows
 
         assert self.rule is not None
         here, store = self._reads.lanes[group], self._group_store(group)
-        shape = (request.batch, len(self.groups[group].lanes), self.groups[group].width)
-        assert gradient.shape == shape
+        lanes, width = len(self.groups[group].lanes), self.groups[group].width
+        assert gradient.shape == (request.batch, lanes // slots[0], width)
+        assert (slots[2] == 0) == (kept is None)
+        assert kept is None or kept.shape == (request.batch, lanes, width)
         bad = update_rows(
             *(store.weights, store.state, here.lanes, here.grids, here.order, here.bounds, request.batch),
             *self._reads.bags(group, request),
+            *(slots, kept),
             *(gradient.detach().to(torch.float32).contiguous(), self.rule.name, self.rule.rate(self._lr, self.steps)),
             *(self.rule.eps, list(self.rule.betas), self.steps),
         )

@@ -1,7 +1,7 @@
 """Reads by the native kernels: of tables that they train, and of tables that are only read.
 
-A read is one operator call for all lanes of a group. Bags are summed without fused multiply-adds, in the order of their
-rows.
+A read is one operator call for all lanes of a group, which combines the rows of an id's slots where the group does.
+Bags are summed without fused multiply-adds, in the order of their rows.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Lanes:
     grids: Tensor
     order: Tensor
     bounds: Tensor
+    slots: tuple[int, int, int]
 
     @classmethod
     def of(cls, group: Group, store: Store, seed: int) -> Lanes:
@@ -51,6 +52,7 @@ class Lanes:
             torch.tensor([[s.storage.scale for s in specs], [s.storage.midpoint for s in specs]], dtype=torch.float32),
             torch.tensor(order),
             counts.cumsum(0),
+            (group.slots, group.vectors if group.apart else 1, int(group.combination == "product")),
         )
 
 
@@ -78,25 +80,57 @@ class NativeReads:
         Raises:
             DataError: a row that its table does not have, with the table; or offsets that do not rise.
         """
-        width, count = self._groups[group].width, len(self._groups[group].lanes)
-        return self.read_into(self._outputs[group].take(request.batch, count, width), group, request)
+        return self._read(self._taken(group, request, len(self._groups[group].lanes)), None, False, group, request)
+
+    def read_vectors(self, group: int, request: Request) -> Tensor:
+        """Their vectors ``[B, V, W]``, made in the same pass.
+
+        Raises:
+            DataError: as :meth:`read`.
+        """
+        return self.read_into(self._taken(group, request, self._groups[group].vectors), group, request)
+
+    def read_to_train(self, group: int, request: Request) -> tuple[Tensor | None, Tensor]:
+        """The rows, where vectors are products of them; and the vectors.
+
+        Raises:
+            DataError: as :meth:`read`.
+        """
+        if self._groups[group].combination != "product":
+            return None, self.read_vectors(group, request)
+        kept = self._taken(group, request, len(self._groups[group].lanes))
+        out = self._taken(group, request, self._groups[group].vectors)
+        return kept, self._read(out, kept, True, group, request)
 
     def read_into(self, out: Tensor, group: int, request: Request) -> Tensor:
-        """:meth:`read` into contiguous float32 memory ``[B, L, W]`` of the caller's; returns it.
+        """:meth:`read_vectors` into float32 memory of the caller's, ``[B, V, W]``, where a sample's vectors lie side by
+        side, and samples perhaps apart; returns it.
 
         Raises:
             DataError: as :meth:`read`.
             ValueError: ``out`` is other memory than that.
         """
-        from recsys_embed.native.ops import FINE, read_rows
+        width = self._groups[group].width
+        shape = (request.batch, self._groups[group].vectors, width)
+        apart = out.dim() == 3 and out.stride()[1:] == (width, 1) and out.stride(0) >= shape[1] * width
+        if out.shape != shape or out.dtype != torch.float32 or not (apart or out.is_contiguous()):
+            raise ValueError(
+                f"vectors are read into float32 {shape}, contiguous within a sample; got {out.dtype} {tuple(out.shape)}"
+            )
+        return self._read(out, None, True, group, request)
+
+    def _taken(self, group: int, request: Request, count: int) -> Tensor:
+        return self._outputs[group].take(request.batch, count, self._groups[group].width)
+
+    def _read(self, out: Tensor, kept: Tensor | None, combine: bool, group: int, request: Request) -> Tensor:
+        from recsys_embed.native.ops import ALONE, FINE, read_rows
 
         width, here = self._groups[group].width, self.lanes[group]
-        shape = (request.batch, len(self._groups[group].lanes), width)
-        if out.shape != shape or out.dtype != torch.float32 or not out.is_contiguous():
-            raise ValueError(f"rows are read into contiguous float32 {shape}, got {out.dtype} {tuple(out.shape)}")
-        bags = self.bags(group, request)
         stream = width >= STREAMED_WIDTH and out.numel() * 4 >= STREAMED_BYTES
-        bad = read_rows(out, self._stores[group].weights, here.lanes, here.grids, request.batch, *bags, stream)
+        bad = read_rows(
+            *(out, kept, here.slots if combine else ALONE, self._stores[group].weights, here.lanes, here.grids),
+            *(request.batch, *self.bags(group, request), stream),
+        )
         if bad != FINE:
             raise self.refused(group, request, bad)
         return out

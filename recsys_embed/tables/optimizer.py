@@ -17,17 +17,18 @@ from recsys_embed.tables.base import Request, Tables
 
 @dataclass
 class Read:
-    """A read of one group: what was asked, what the back end gave, and the leaf that everybody else sees."""
+    """A read of one group: what was asked, what the back end gave to update by, and the leaf that everybody else sees:
+    the vectors."""
 
     group: int
     request: Request
-    rows: Tensor
+    rows: Tensor | None
     leaf: Tensor
     lr: float
 
     @property
     def gradient(self) -> Tensor:
-        """``[B, L, W]``; a pending read has one."""
+        """``[B, V, W]``; a pending read has one."""
         return torch.zeros_like(self.leaf) if self.leaf.grad is None else self.leaf.grad
 
 
@@ -35,7 +36,8 @@ class TablesOptimizer(torch.optim.Optimizer):
     """Updates the tables of a layer, once per :meth:`step`, over all reads whose gradient has arrived.
 
     The pending leaves are ``param_groups[0]["params"]``, so that ``GradScaler``, ``clip_grad_norm_`` and schedulers
-    work as ever. Norms are over read-outs: an id that occurs twice counts twice.
+    work as ever. Norms are over read-outs: an id that occurs twice counts twice, and rows that a read combines to one
+    vector count as that vector.
     """
 
     def __init__(
@@ -60,11 +62,11 @@ class TablesOptimizer(torch.optim.Optimizer):
     add_param_group = unmarked(torch.optim.Optimizer.add_param_group)
 
     def read(self, group: int, request: Request) -> Tensor:
-        """A leaf over the rows; the read becomes pending when the leaf's gradient arrives, and not before."""
+        """A leaf over the vectors; the read becomes pending when the leaf's gradient arrives, and not before."""
         lr = float(self.param_groups[0]["lr"])
         self._tables.set_lr(lr)
-        rows = self._tables.read(group, request)
-        leaf = rows.detach().requires_grad_()
+        rows, vectors = self._tables.read_to_train(group, request)
+        leaf = vectors.detach().requires_grad_()
         waiting = [True]
 
         def arrived(leaf: Tensor) -> None:
@@ -103,14 +105,16 @@ class TablesOptimizer(torch.optim.Optimizer):
             reads = [read for read in self._pending if read.group == group]
             if len(reads) == 1:
                 read = reads[0]
-                rows = read.rows if read.lr == lr else None  # a fused read holds the rate it was made with
-                self._tables.update(group, read.request, rows, self._scaled(read.gradient))
+                same = read.rows if read.lr == lr else None  # a fused read holds the rate it was made with
+                self._tables.update_by_vectors(group, read.request, same, read.rows, self._scaled(read.gradient))
             else:
                 lanes = len(self._tables.groups[group].lanes)
                 request = Request.concat([read.request for read in reads], lanes)
+                held = [read.rows for read in reads if read.rows is not None]
                 with torch.no_grad():
                     gradient = self._scaled(torch.cat([read.gradient for read in reads]))
-                self._tables.update(group, request, None, gradient)
+                    rows = torch.cat(held) if held and self._tables.groups[group].combination else None
+                self._tables.update_by_vectors(group, request, None, rows, gradient)
         self._clear()
         return loss
 
@@ -181,7 +185,7 @@ class TablesOptimizer(torch.optim.Optimizer):
 
 
 def _not_finite(read: Read) -> tuple[int, int] | None:
-    """Group and lane of the first gradient that is not finite."""
+    """Group and vector of the first gradient that is not finite."""
     if finite(read.gradient):
         return None
     bad = ~torch.isfinite(read.gradient).all(dim=2).all(dim=0)

@@ -68,10 +68,11 @@ class ReferenceTables(StoredTables):
         Raises:
             DataError: by the native kernels, of a row that its table does not have, with the table.
         """
-        if self._reads is not None and self._reads.possible:
-            if request.weights is None or not request.weights.requires_grad:
-                return self._reads.read(group, request)
-            request = request.without_absent()  # plain PyTorch has a gradient for the weights of bags
+        if self._read_by_kernels(request):
+            assert self._reads is not None
+            return self._reads.read(group, request)
+        if self.takes_absent:
+            request = request.without_absent()
         lanes, width = len(self.groups[group].lanes), self.groups[group].width
         self._check_memory()
         store, rows = self._group_store(group), self._global_rows(group, request)
@@ -82,6 +83,17 @@ class ReferenceTables(StoredTables):
             owners = owners.repeat_interleave(self._lengths(group, request), output_size=rows.numel())
         pooled = store.read_bags(rows, owners, request.offsets, request.weights)
         return pooled.view(lanes, request.batch, width).transpose(0, 1)
+
+    def read_vectors(self, group: int, request: Request) -> Tensor:
+        """By one call of the native kernels, where they read these tables.
+
+        Raises:
+            DataError: as :meth:`read`.
+        """
+        if self._read_by_kernels(request):
+            assert self._reads is not None
+            return self._reads.read_vectors(group, request)
+        return super().read_vectors(group, request)
 
     def update(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
         """Duplicates are summed exactly, then each row is updated once."""
@@ -121,6 +133,10 @@ class ReferenceTables(StoredTables):
             store.state[rows] = sums
             direction = gradient / (sums.sqrt() + self.rule.eps)
         store.add(rows, direction, -self.rule.rate(self._lr, self.steps), self.steps)
+
+    def _read_by_kernels(self, request: Request) -> bool:
+        """Whether the native kernels read this; only plain PyTorch has a gradient for the weights of bags."""
+        return self.takes_absent and (request.weights is None or not request.weights.requires_grad)
 
     def _lengths(self, group: int, request: Request) -> Tensor:
         """Rows asked for in each lane ``[L]``."""

@@ -205,7 +205,7 @@ class Optimizers:
                 group["lr"] = rate * factor
 
     def _clip(self, limit: float) -> None:
-        """Scale all gradients together; those of the tables count once for each row that was read."""
+        """Scale all gradients together; those of the tables count once for each row, or vector, that was read."""
         leaves: list[Tensor] = [] if self._tables is None else self._tables.param_groups[0]["params"]
         every = [*self._dense, *self._plain_tables, *leaves]
         norm = get_total_norm([one.grad for one in every if one.grad is not None])

@@ -47,11 +47,12 @@ void must(int64_t found) {
     exit(1);
 }
 
-// Two tables that lanes share, one of a single row, and one that is cut into parts.
-uint64_t trained(int64_t level, int64_t threads, int type, int64_t rule, bool jagged, int64_t width) {
-    constexpr int64_t lanes = 5, batch = 700, rows = 3941, order[] = {0, 2, 1, 3, 4}, bounds[] = {0, 2, 3, 4, 5};
-    constexpr int64_t starts[lanes] = {0, 3000, 0, 3040, 3041}, sizes[lanes] = {3000, 40, 3000, 1, 900};
-    constexpr int64_t seeds[lanes] = {7, 8, 7, 9, 10};
+// A table that lanes share, one of a single row, and one that is cut into parts.
+uint64_t trained(
+    int64_t level, int64_t threads, int type, int64_t rule, bool jagged, int64_t width, const Slots& slots) {
+    constexpr int64_t lanes = 6, batch = 700, rows = 3941, order[] = {0, 2, 5, 1, 3, 4}, bounds[] = {0, 3, 4, 5, 6};
+    constexpr int64_t starts[lanes] = {0, 3000, 0, 3040, 3041, 0}, sizes[lanes] = {3000, 40, 3000, 1, 900, 3000};
+    constexpr int64_t seeds[lanes] = {7, 8, 7, 9, 10, 7};
     const std::vector<float> scales(lanes, 0.004f), midpoints(lanes, 0.1f);
     std::vector<uint8_t> store = stored(type, rows * width);
     std::vector<int64_t> asked, offsets{0};
@@ -67,15 +68,17 @@ uint64_t trained(int64_t level, int64_t threads, int type, int64_t rule, bool ja
     const Request request{
         store.data(), starts, sizes, scales.data(), midpoints.data(), lanes, batch, width, asked.data(), 1, count,
         jagged ? offsets.data() : nullptr, jagged ? factors.data() : nullptr};
-    std::vector<float> out(size_t(batch * lanes * width));
-    must(recsys_embed_read(level, threads, type, &request, out.data(), width >= 32));
+    const int64_t vectors = lanes / slots.number;
+    std::vector<float> out(size_t(batch * vectors * width)), kept(slots.products ? size_t(batch * lanes * width) : 0);
+    float* const keep = slots.products ? kept.data() : nullptr;
+    must(recsys_embed_read(level, threads, type, &request, &slots, out.data(), vectors * width, keep, width >= 32));
     const int64_t held[] = {0, width, 1, 2 * width};
     std::vector<float> state(size_t(rows * held[rule]), 0.01f);
     for (int64_t step = 1; step < 4; step++)
         must(recsys_embed_update(
-            level, threads, type, &request, store.data(), state.data(), gradient.data(), rule, -0.1f, 1e-8f, 0.1f, 0.001f,
+            level, threads, type, &request, &slots, keep, store.data(), state.data(), gradient.data(), rule, -0.1f, 1e-8f, 0.1f, 0.001f,
             step, seeds, order, bounds, 4));
-    return digest(state, digest(store, digest(out)));
+    return digest(state, digest(store, digest(kept, digest(out))));
 }
 
 void report(const char* what, int first, int second, uint64_t digest) {
@@ -91,7 +94,9 @@ int main(int count, char** arguments) {
         for (int rule = 0; rule < 4; rule++) {
             uint64_t found = 0;
             for (int64_t width : {1, 3, 4, 8, 15, 16, 17, 32, 64})
-                for (bool jagged : {false, true}) found = found * 31 + trained(level, threads, type, rule, jagged, width);
+                for (bool jagged : {false, true})
+                    for (const Slots& slots : {Slots{1, 1, 0}, Slots{2, 1, 1}, Slots{3, 2, 1}, Slots{3, 1, 0}})
+                        found = found * 31 + trained(level, threads, type, rule, jagged, width, slots);
             report("rows", type, rule, found);
         }
     std::vector<int64_t> ids(20'000);

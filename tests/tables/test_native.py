@@ -406,20 +406,25 @@ def test_reading_into_memory_of_the_callers() -> None:
     tables, out = one.native(), torch.full((30, 2, 6), float("nan"))
     assert tables.read_into(out, 0, one.request) is out
     assert torch.equal(out, tables.read(0, one.request))
-    for wrong in (out.double(), out[1:], torch.zeros(30, 6, 2).transpose(1, 2)):
-        with pytest.raises(ValueError, match="rows are read into contiguous float32"):
+    padded = torch.full((30, 20), -1.0)
+    tables.read_into(padded[:, 3:15].view(30, 2, 6), 0, one.request)
+    assert torch.equal(padded[:, 3:15], out.flatten(1))
+    assert bool((padded[:, :3] == -1).all() and (padded[:, 15:] == -1).all())
+    overlapping = torch.zeros(30, 1, 1).expand(30, 2, 6)
+    for wrong in (out.double(), out[1:], torch.zeros(30, 6, 2).transpose(1, 2), overlapping):
+        with pytest.raises(ValueError, match=r"vectors are read into float32 .* contiguous within a sample"):
             tables.read_into(wrong, 0, one.request)
 
 
 def test_operators_have_fakes() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from recsys_embed.native.ops import read_rows
+    from recsys_embed.native.ops import ALONE, read_rows
 
     with FakeTensorMode():
         lanes, rows = torch.zeros(3, 2, dtype=torch.int64), torch.zeros(2, 5, dtype=torch.int64)
         out, grids = torch.zeros(5, 2, 4), torch.zeros(2, 2)
-        assert read_rows(out, torch.zeros(7, 4), lanes, grids, 5, rows, None, None, False) == -1
+        assert read_rows(out, None, ALONE, torch.zeros(7, 4), lanes, grids, 5, rows, None, None, False) == -1
 
 
 # --- layers --------------------------------------------------------------------------------------------------

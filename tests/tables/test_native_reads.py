@@ -40,13 +40,13 @@ def layer(
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Groups that the kernels read."""
     found: list[int] = []
-    read = NativeReads.read
+    read = NativeReads._read
 
-    def noted(self: NativeReads, group: int, request: Request) -> Tensor:
+    def noted(self: NativeReads, out: Tensor, kept: Tensor | None, combine: bool, group: int, asked: Request) -> Tensor:
         found.append(group)
-        return read(self, group, request)
+        return read(self, out, kept, combine, group, asked)
 
-    monkeypatch.setattr(NativeReads, "read", noted)
+    monkeypatch.setattr(NativeReads, "_read", noted)
     return found
 
 

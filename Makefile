@@ -36,10 +36,10 @@ test: install ## run the tests, a process a core
 # The sanitizers' library must be there before Python is, and C++'s for the exceptions that torch throws. Python and torch
 # leak on purpose.
 SANITIZED := build/kernels_sanitized.so
-test-native-asan: install $(SANITIZED) ## run the tests of the native back end under AddressSanitizer and UBSan
+test-native-asan: install $(SANITIZED) ## run the tests of the kernels under AddressSanitizer and UBSan
 	@RECSYS_EMBED_KERNELS=$(SANITIZED) LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	    $(RUN) pytest -n0 -q tests/tables/test_native*.py
+	    $(RUN) pytest -n0 -q tests/tables/test_native*.py tests/models/test_pairs.py
 
 $(SANITIZED): $(KERNELS)
 	@mkdir -p build

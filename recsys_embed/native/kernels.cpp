@@ -89,6 +89,20 @@ struct Combination {
     int64_t count, width, number;  // N, W, S
 };
 
+// Products of all pairs of a sample's vectors: of one before the others, perhaps, which is given out as well.
+struct Pairs {
+    const float* first;  // [B, D], or none
+    const float* others;  // [B, count, D]
+    float* out;  // [B, step]: D floats of the first vector, the products, and zeros
+    int64_t batch, count, width, step;
+};
+
+struct PairsGradient {
+    const float* gradient;  // [B, step]
+    float* of_first;  // [B, D], or none
+    float* of_others;  // [B, count, D]
+};
+
 // An occurrence of a row that is updated.
 struct Occurrence {
     uint32_t row, bag;  // bag: sample by sample
@@ -170,6 +184,7 @@ namespace base {
 #define STREAM_64(to, from) memcpy(to, from, 64)
 #endif
 #include "rows.h"
+#include "pairs.h"
 #undef STREAM_64
 }  // namespace base
 
@@ -180,6 +195,7 @@ namespace avx2 {
     (_mm256_stream_ps(to, _mm256_loadu_ps(from)), \
      _mm256_stream_ps((to) + 8, _mm256_loadu_ps((from) + 8)))
 #include "rows.h"
+#include "pairs.h"
 #undef STREAM_64
 }  // namespace avx2
 TARGET_END
@@ -188,6 +204,7 @@ TARGET_BEGIN("avx2,prfchw,avx512f,avx512bw,avx512dq,avx512vl")
 namespace avx512 {
 #define STREAM_64(to, from) _mm512_stream_ps(to, _mm512_loadu_ps(from))
 #include "rows.h"
+#include "pairs.h"
 #undef STREAM_64
 }  // namespace avx512
 TARGET_END
@@ -213,6 +230,20 @@ Addressing addressing_of(int level) {
 #endif
     (void)level;
     return base::address_line;
+}
+
+struct Multiplying {
+    void (*forward)(const Pairs&, int64_t first, int64_t last);
+    void (*backward)(const Pairs&, const PairsGradient&, int64_t first, int64_t last);
+};
+
+Multiplying multiplying_of(int level) {
+#if defined(__x86_64__)
+    if (level == 2) return {avx512::multiply_pairs, avx512::multiply_back};
+    if (level == 1) return {avx2::multiply_pairs, avx2::multiply_back};
+#endif
+    (void)level;
+    return {base::multiply_pairs, base::multiply_back};
 }
 
 Kernels kernels_of(int level, int type, int64_t width) {
@@ -505,6 +536,23 @@ PUBLIC void recsys_embed_combine(int64_t level, int64_t threads, const Combinati
     run(threads, pieces, [&](int64_t task) {
         const int64_t first = task * most, last = first + most < count ? first + most : count;
         if (first < last) kernel(*asked, first, last);
+    });
+}
+
+// Whether there was memory. Without `by` the products are asked for, else the gradients of the vectors.
+PUBLIC int64_t recsys_embed_pairs(int64_t level, int64_t threads, const Pairs* asked, const PairsGradient* by) {
+    const int64_t batch = asked->batch, floats = batch * asked->count * asked->count * asked->width;
+    if (batch == 0) return 1;
+    threads = worthwhile(threads, floats);
+    const int64_t pieces = threads < 2 ? 1 : 4 * threads, most = (batch + pieces - 1) / pieces;
+    const Multiplying kernels = multiplying_of(int(level));
+    return run(threads, pieces, [&](int64_t task) {
+        const int64_t first = task * most, last = first + most < batch ? first + most : batch;
+        if (first >= last) return;
+        if (by)
+            kernels.backward(*asked, *by, first, last);
+        else
+            kernels.forward(*asked, first, last);
     });
 }
 

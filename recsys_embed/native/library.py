@@ -62,6 +62,21 @@ class Combination(ctypes.Structure):
     )
 
 
+class Pairs(ctypes.Structure):
+    """Vectors of which all pairs are multiplied, as kernels.cpp has it."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("first", "others", "out")),
+        *((name, c_int64) for name in ("batch", "count", "width", "step")),
+    )
+
+
+class PairsGradient(ctypes.Structure):
+    """What their gradients are made of, and where they go, as kernels.cpp has it."""
+
+    _fields_ = tuple((name, c_void_p) for name in ("gradient", "of_first", "of_others"))
+
+
 class Library:
     """The functions of one compiled file.
 
@@ -89,6 +104,9 @@ class Library:
         self.combine = functions.recsys_embed_combine
         self.combine.restype = None
         self.combine.argtypes = [c_int64, c_int64, POINTER(Combination)]
+        self.pairs = functions.recsys_embed_pairs
+        self.pairs.restype = c_int64
+        self.pairs.argtypes = [c_int64, c_int64, POINTER(Pairs), POINTER(PairsGradient)]
         if functions.recsys_embed_abi() != ABI:
             raise ImportError(f"{path} was built from other sources: build it again")
         self.best_level: int = functions.recsys_embed_level()

@@ -1,4 +1,5 @@
-"""The kernels as torch operators, on CPU: ``recsys_embed::address``, ``read_rows``, ``update_rows`` and ``combine``.
+"""The kernels as torch operators, on CPU: ``recsys_embed::address``, ``read_rows``, ``update_rows``, ``combine`` and
+``multiply_pairs``.
 
 Shapes: L lanes, B samples, W width, M occurrences, V vectors, S width of the optimizer's state, T tables, n rows of a
 store.
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recsys_embed.native.library import Address, Combination, Library, Request, Slots, load
+from recsys_embed.native.library import Address, Combination, Library, Pairs, PairsGradient, Request, Slots, load
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.int16: 4}
 """Of stores, by their number in kernels.cpp."""
@@ -42,6 +43,11 @@ _NAMESPACE.define(
     "float lr, float eps, float[] betas, int step) -> int"
 )
 _NAMESPACE.define("combine(Tensor(a!) out, Tensor slots, Tensor? gradient, bool products) -> ()")
+_NAMESPACE.define("multiply_pairs(Tensor(a!) out, Tensor? first, Tensor others) -> ()")
+_NAMESPACE.define(
+    "multiply_pairs_back(Tensor(a!)? of_first, Tensor(b!) of_others, Tensor gradient, Tensor? first, Tensor others) "
+    "-> ()"
+)
 
 
 def _address(ids: Tensor, first: Tensor, second: Tensor, digits: bool) -> Tensor:
@@ -156,6 +162,32 @@ def _combine(out: Tensor, slots: Tensor, gradient: Tensor | None, products: bool
     library.combine(library.level, torch.get_num_threads(), asked)
 
 
+def _multiply_pairs(out: Tensor, first: Tensor | None, others: Tensor) -> None:
+    """Write to each row of ``out`` the vector of ``first [B, D]``, the products of all pairs of it and ``others
+    [B, F, D]``, and zeros to the end. Products are the lower triangle of the Gram matrix, row by row. All are
+    contiguous float32."""
+    _pairs(out, first, others, None)
+
+
+def _multiply_pairs_back(
+    of_first: Tensor | None, of_others: Tensor, gradient: Tensor, first: Tensor | None, others: Tensor
+) -> None:
+    """Write the gradients of the vectors, by that of what ``multiply_pairs`` gave."""
+    where = PairsGradient(gradient.data_ptr(), None if of_first is None else of_first.data_ptr(), of_others.data_ptr())
+    _pairs(gradient, first, others, where)
+
+
+def _pairs(rows: Tensor, first: Tensor | None, others: Tensor, by: PairsGradient | None) -> None:
+    library = _library()
+    batch, count, width = others.shape
+    asked = Pairs(
+        *(None if first is None else first.data_ptr(), others.data_ptr(), rows.data_ptr()),
+        *(batch, count, width, rows.shape[1]),
+    )
+    if not library.pairs(library.level, torch.get_num_threads(), asked, by):
+        raise MemoryError("no memory to multiply pairs of vectors in")
+
+
 def _request(
     store: Tensor,
     lanes: Tensor,
@@ -186,12 +218,17 @@ _NAMESPACE.impl("address", _address, "CPU")
 _NAMESPACE.impl("read_rows", _read_rows, "CPU")
 _NAMESPACE.impl("update_rows", _update_rows, "CPU")
 _NAMESPACE.impl("combine", _combine, "CPU")
+_NAMESPACE.impl("multiply_pairs", _multiply_pairs, "CPU")
+_NAMESPACE.impl("multiply_pairs_back", _multiply_pairs_back, "CPU")
 torch.library.register_fake("recsys_embed::address", _address_fake, lib=_NAMESPACE)
 torch.library.register_fake("recsys_embed::read_rows", lambda *args: FINE, lib=_NAMESPACE)
 torch.library.register_fake("recsys_embed::update_rows", lambda *args: FINE, lib=_NAMESPACE)
-torch.library.register_fake("recsys_embed::combine", lambda *args: None, lib=_NAMESPACE)
+for _nothing in ("combine", "multiply_pairs", "multiply_pairs_back"):
+    torch.library.register_fake(f"recsys_embed::{_nothing}", lambda *args: None, lib=_NAMESPACE)
 
 address = torch.ops.recsys_embed.address.default
 read_rows = torch.ops.recsys_embed.read_rows.default
 update_rows = torch.ops.recsys_embed.update_rows.default
 combine = torch.ops.recsys_embed.combine.default
+multiply_pairs = torch.ops.recsys_embed.multiply_pairs.default
+multiply_pairs_back = torch.ops.recsys_embed.multiply_pairs_back.default

@@ -118,4 +118,15 @@ int main(int count, char** arguments) {
             recsys_embed_combine(level, threads, &asked);
             report("combine", products, backward, digest(out));
         }
+    for (int64_t count : {26, 40}) {
+        constexpr int64_t batch = 300, width = 17;
+        const int64_t step = width + count * (count + 1) / 2 + 5;
+        const std::vector<float> first = floats(batch * width), others = floats(batch * count * width);
+        std::vector<float> out(size_t(batch * step)), of_first(first.size()), of_others(others.size());
+        const Pairs asked{first.data(), others.data(), out.data(), batch, count, width, step};
+        if (!recsys_embed_pairs(level, threads, &asked, nullptr)) return 1;
+        const PairsGradient by{out.data(), of_first.data(), of_others.data()};
+        if (!recsys_embed_pairs(level, threads, &asked, &by)) return 1;
+        report("pairs", int(count), 0, digest(of_others, digest(of_first, digest(out))));
+    }
 }

@@ -1,0 +1,81 @@
+"""Products of all pairs of vectors, by the native kernels on CPU and by plain PyTorch elsewhere.
+
+torch multiplies a small matrix for each sample, gathers the lower triangle out of the result, and scatters the gradient
+back into it. The kernels do all of that sample by sample, near the processor, which takes less than half the time; they
+compute in float32, whatever the precision of the layers is.
+
+Shapes: B samples, F features, D width of a vector, V vectors: F, and one more where there is a first one;
+P = V(V - 1)/2 pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from recsys_embed.native.choice import natively
+from recsys_embed.tables.buffers import Buffers
+
+_OUTPUTS = Buffers()
+
+MOST = 64
+"""Vectors: of more, a matrix of each sample is large enough for torch."""
+
+
+class PairProducts(nn.Module):
+    """Of V vectors a sample. Keeps no state.
+
+    >>> PairProducts(3)(None, torch.tensor([[[1.0], [2.0], [3.0]]]))
+    tensor([[2., 3., 6.]])
+    """
+
+    places: Tensor
+
+    def __init__(self, vectors: int) -> None:
+        super().__init__()
+        self.vectors = vectors
+        rows, columns = torch.tril_indices(vectors, vectors, offset=-1)
+        self.register_buffer("places", rows * vectors + columns, persistent=False)
+
+    def forward(self, first: Tensor | None, others: Tensor, padding: int = 0) -> Tensor:
+        """``[B, D + P + padding]``: the first vectors ``[B, D]``, if there are any; the products of all pairs of them
+        and ``others [B, F, D]``, the lower triangle of the Gram matrix, row by row; and columns of zeros."""
+        first = None if first is None else first.to(others.dtype)
+        if self.vectors <= MOST and others.dtype == torch.float32 and natively(others):
+            products: Tensor = _PairProducts.apply(first, others, padding)  # type: ignore[no-untyped-call]
+            return products
+        every = others if first is None else torch.cat((first.unsqueeze(1), others), 1)
+        gram = torch.bmm(every, every.transpose(1, 2)).flatten(1)
+        parts = [] if first is None else [first]
+        parts.append(gram.index_select(1, self.places))
+        if padding:
+            parts.append(gram.new_zeros(len(gram), padding))
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+class _PairProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, first: Tensor | None, others: Tensor, padding: int) -> Tensor:
+        from recsys_embed.native.ops import multiply_pairs
+
+        own = None if first is None else first.detach().contiguous()
+        rest = others.detach().contiguous()
+        ctx.save_for_backward(own, rest)
+        batch, count, width = rest.shape
+        vectors = count + (own is not None)
+        out = _OUTPUTS.take(batch, (width if own is not None else 0) + vectors * (vectors - 1) // 2 + padding)
+        multiply_pairs(out, own, rest)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        from recsys_embed.native.ops import multiply_pairs_back
+
+        first, others = ctx.saved_tensors
+        of_first, of_others = None if first is None else torch.empty_like(first), _OUTPUTS.take(*others.shape)
+        multiply_pairs_back(of_first, of_others, gradient.to(torch.float32).contiguous(), first, others)
+        return of_first, of_others, None

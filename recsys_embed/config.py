@@ -603,10 +603,10 @@ class TrainingConfig(Node):
 
     ``precision`` is that of matrix products in training steps; ``bench/dense.py`` measures on CPU what it brings, and
     that AUC stays the same. ``medium`` lets torch round the factors where that is faster, and only there
-    (``torch.set_float32_matmul_precision``): to bfloat16 on CPU, to TF32 on CUDA. ``bf16`` computes the whole forward
-    pass of the model in bfloat16, by autocast, which can be faster still on a processor that multiplies bfloat16, and
-    is many times slower on one that does not. Weights, tables, optimizers, the loss and every evaluation are float32 in
-    any case.
+    (``torch.set_float32_matmul_precision``): to bfloat16 on CPU, to TF32 on CUDA. ``bf16`` computes the model's layers
+    in bfloat16, by autocast, which can be faster still on a processor that multiplies bfloat16, and is many times
+    slower on one that does not. Weights, tables, optimizers, the loss and every evaluation are float32 in any case, and
+    so are the products of vectors in a DLRM where the native kernels compute them.
 
     With ``compile`` the model, without its embeddings, is compiled by ``torch.compile`` before the first step, which
     needs a C++ compiler on CPU; the same command does so again where a training goes on.

@@ -47,13 +47,13 @@ class ReadPlace:
 def lay_out(
     strategies: Iterable[nn.Module], features: Sequence[Feature], *, decay: bool
 ) -> tuple[list[Part], list[Group]]:
-    """Give every read its lanes in a group: one group for each width, stored type, and whether bags are pooled; and a
-    group of its own to a read that combines the rows of an id's slots."""
+    """Give every read its lanes in a group: one group for each width, stored type, whether bags are pooled, and how the
+    rows of an id's slots are combined; where slots lie apart, a group to each strategy."""
     positions = {feature.name: place for place, feature in enumerate(features)}
-    shared: dict[tuple[int, str, bool], int] = {}
+    shared: dict[tuple[object, ...], int] = {}
     groups: list[Group] = []
     parts = []
-    for strategy in strategies:
+    for number, strategy in enumerate(strategies):
         assert isinstance(strategy, Strategy)
         jagged = any(feature.multi_valued for feature in strategy.features)
         penalised = decay or type(strategy).penalty is not Strategy.penalty
@@ -69,18 +69,17 @@ def lay_out(
                 else [home for row in homes for home in row]
             )
             width, dtype = specs[order[0]].width, specs[order[0]].storage.dtype
-            if strategy.combination is not None and slots > 1 and not rows_are_seen:
-                groups.append(Group(tuple(order), width, strategy.combination, slots, apart=jagged))
-                places.append(ReadPlace(name, len(groups) - 1, slice(0, len(homes)), 1))
-                continue
-            key = (width, dtype, pooled)
+            combination = None if rows_are_seen or slots == 1 else strategy.combination
+            together = slots if combination else 1
+            apart = jagged and combination is not None
+            key = (width, dtype, pooled, combination, together, number if apart else None)
             if key not in shared:
                 shared[key] = len(groups)
-                groups.append(Group((), width))
-            group = shared[key]
-            lanes = groups[group].lanes
-            groups[group] = replace(groups[group], lanes=lanes + tuple(order))
-            places.append(ReadPlace(name, group, slice(len(lanes), len(lanes) + len(order)), slots))
+                groups.append(Group((), width, combination, together, apart))
+            group = groups[shared[key]]
+            start, end = group.vectors, group.vectors + len(order) // together
+            groups[shared[key]] = replace(group, lanes=group.lanes + tuple(order))
+            places.append(ReadPlace(name, shared[key], slice(start, end), slots // together))
         places_of = tuple(positions[feature.name] for feature in strategy.features)
         parts.append(Part(strategy, places_of, jagged, pooled, tuple(places)))
     return parts, groups

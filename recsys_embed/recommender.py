@@ -44,8 +44,8 @@ class Recommender(nn.Module):
     the truth, at the price of a few rows with large gradients; a column of weights says it.
 
     ``precision`` is that of :class:`~recsys_embed.config.TrainingConfig`, which a training sets: with ``"bf16"`` the
-    model, but not the embedding layer, computes its forward pass in bfloat16 while it is trained; ``"medium"`` is seen
-    to by the training step, for all products in it.
+    model's layers, but not the embedding layer, compute in bfloat16 while they are trained; ``"medium"`` is seen to by
+    the training step, for all that torch multiplies in it.
     ``in_training``, where it is set, is called instead of the model then: the same, but compiled.
     """
 

@@ -11,7 +11,8 @@ table, D the width of a vector.
                                            -- per occurrence:     [N, S, W] -> [N, D], pooled by the layer
 
 The slot axis stands next to the width, so that concatenating chunks is a view and not a copy, and ``combine`` is
-written once for ``[..., S, W]``.
+written once for ``[..., S, W]``. Where it begins with a sum or product over slots, it may say so (``combination``): the
+read then does that, and S is 1.
 
 A row number -1 stands for an absent row: it reads as zeros and is never updated. Only a strategy that says so
 (``absent``) may ask for one; only back ends that say so (``takes_absent``) see it.

@@ -29,7 +29,7 @@ class PaddedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs]`` or wider → ``[B, outputs]``."""
         more = x.shape[1] - self.in_features
-        weight = functional.pad(self.weight, (0, more)) if more else self.weight
+        weight = functional.pad(self.weight, (0, more)) if more > 0 else self.weight
         return functional.linear(x, weight, self.bias)
 
 

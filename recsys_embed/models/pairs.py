@@ -42,10 +42,15 @@ class PairProducts(nn.Module):
 
     def forward(self, first: Tensor | None, others: Tensor, padding: int = 0) -> Tensor:
         """``[B, D + P + padding]``: the first vectors ``[B, D]``, if there are any; the products of all pairs of them
-        and ``others [B, F, D]``, the lower triangle of the Gram matrix, row by row; and columns of zeros."""
-        first = None if first is None else first.to(others.dtype)
-        if self.vectors <= MOST and others.dtype == torch.float32 and natively(others):
-            products: Tensor = _PairProducts.apply(first, others, padding)  # type: ignore[no-untyped-call]
+        and ``others [B, F, D]``, the lower triangle of the Gram matrix, row by row; and columns of zeros.
+
+        Raises:
+            ValueError: shapes that do not fit each other or V, seen before the kernels are called.
+        """
+        if natively(others) and self.vectors <= MOST and _kernels_take(first, others):
+            self._check(first, others)
+            own = None if first is None else first.float()
+            products: Tensor = _PairProducts.apply(own, others, padding)  # type: ignore[no-untyped-call]
             return products
         every = others if first is None else torch.cat((first.unsqueeze(1), others), 1)
         gram = torch.bmm(every, every.transpose(1, 2)).flatten(1)
@@ -55,8 +60,25 @@ class PairProducts(nn.Module):
             parts.append(gram.new_zeros(len(gram), padding))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
+    def _check(self, first: Tensor | None, others: Tensor) -> None:
+        batch, features, dim = others.shape
+        if features + (first is not None) != self.vectors:
+            raise ValueError(f"{self.vectors} vectors a sample are multiplied, got {features + (first is not None)}")
+        if first is not None and first.shape != (batch, dim):
+            raise ValueError(
+                f"the first vectors are {[batch, dim]} beside {list(others.shape)}, got {list(first.shape)}"
+            )
+
+
+def _kernels_take(first: Tensor | None, others: Tensor) -> bool:
+    """Float32, and first vectors that it loses nothing of."""
+    types = (torch.float32, torch.float16, torch.bfloat16)
+    return others.dtype == torch.float32 and (first is None or first.dtype in types)
+
 
 class _PairProducts(torch.autograd.Function):
+    """Has gradients, and no gradients of these."""
+
     @staticmethod
     def forward(ctx: Any, first: Tensor | None, others: Tensor, padding: int) -> Tensor:
         from recsys_embed.native.ops import multiply_pairs

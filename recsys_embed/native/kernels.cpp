@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <new>
 #include <thread>
 #include <vector>
@@ -15,7 +16,7 @@
 #include <immintrin.h>
 #endif
 
-#define ABI 5  // recsys_embed/native/library.py has the same number: it changes with any signature below
+#define ABI 6  // recsys_embed/native/library.py has the same number: it changes with any signature below
 
 namespace {
 
@@ -80,7 +81,8 @@ struct Address {
     int64_t sizes[3], strides[3], constant_strides[2][3];
 };
 
-// Vectors made of the rows of several slots [N, S, W], or the gradients of these rows by those of the vectors [N, W].
+// Vectors made of the rows of several slots [N, S, W]; or the gradients of rows that are multiplied, by those of the
+// vectors [N, W].
 struct Combination {
     const float* slots;
     const float* gradient;  // none: vectors are asked for
@@ -296,7 +298,10 @@ bool run(int64_t threads, int64_t count, const TASK& task) {
     }
 #endif
     std::vector<std::thread> others;
-    for (int64_t one = 1; one < threads; one++) others.emplace_back(Job<TASK>::work, &job);
+    try {
+        for (int64_t one = 1; one < threads; one++) others.emplace_back(Job<TASK>::work, &job);
+    } catch (const std::exception&) {  // no more threads: those that there are do it
+    }
     Job<TASK>::work(&job);
     for (auto& other : others) other.join();
     return !job.failed;

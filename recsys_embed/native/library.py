@@ -14,7 +14,7 @@ from pathlib import Path
 OVERRIDE = "RECSYS_EMBED_KERNELS"
 """An environment variable: the path of the kernels to load instead of those that were built with the package."""
 
-ABI = 5
+ABI = 6
 """Of the signatures below; kernels.cpp has the same number."""
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
@@ -88,9 +88,11 @@ class Library:
     def __init__(self, path: Path) -> None:
         self.path = path
         functions = ctypes.CDLL(str(path))
+        if functions.recsys_embed_abi() != ABI:
+            raise ImportError(f"{path} was built from other sources: build it again")
         self.read = functions.recsys_embed_read
         self.update = functions.recsys_embed_update
-        for function in (functions.recsys_embed_abi, functions.recsys_embed_level, self.read, self.update):
+        for function in (functions.recsys_embed_level, self.read, self.update):
             function.restype = c_int64
         asked = (c_int64, c_int64, c_int64, POINTER(Request), POINTER(Slots))
         self.read.argtypes = [*asked, c_void_p, c_int64, c_void_p, c_int64]
@@ -107,8 +109,6 @@ class Library:
         self.pairs = functions.recsys_embed_pairs
         self.pairs.restype = c_int64
         self.pairs.argtypes = [c_int64, c_int64, POINTER(Pairs), POINTER(PairsGradient)]
-        if functions.recsys_embed_abi() != ABI:
-            raise ImportError(f"{path} was built from other sources: build it again")
         self.best_level: int = functions.recsys_embed_level()
         self.level = self.best_level
 

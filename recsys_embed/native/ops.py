@@ -151,8 +151,8 @@ def _update_rows(
 
 
 def _combine(out: Tensor, slots: Tensor, gradient: Tensor | None, products: bool) -> None:
-    """Write the sums or products over the slots of ``slots [..., S, W]`` to ``out [..., W]``; or, of ``gradient
-    [..., W]``, the gradients of the slots to ``out [..., S, W]``. All are contiguous float32."""
+    """Write the sums or products over the slots of ``slots [..., S, W]`` to ``out [..., W]``; or, of the ``gradient
+    [..., W]`` of products, the gradients of the slots to ``out [..., S, W]``. All are contiguous float32."""
     library = _library()
     number, width = slots.shape[-2:]
     asked = Combination(

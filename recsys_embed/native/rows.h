@@ -696,7 +696,7 @@ INLINE void combine_part(const Combination& asked, int64_t first, int64_t last) 
             }
             for (int64_t s = 0; s < number; s++) {
                 memcpy(&whole, asked.gradient + i * width + c, sizeof whole);
-                for (int64_t other = 0; PRODUCTS && other < number; other++) {
+                for (int64_t other = 0; other < number; other++) {
                     if (other == s) continue;
                     memcpy(&factor, rows + other * width + c, sizeof factor);
                     whole *= factor;
@@ -707,9 +707,9 @@ INLINE void combine_part(const Combination& asked, int64_t first, int64_t last) 
     }
 }
 
-// Vectors [first, last), or the gradients of their rows.
+// Vectors [first, last), or the gradients of rows that are multiplied.
 static void combine_rows(const Combination& asked, int64_t first, int64_t last) {
-    if (asked.products)
+    if (asked.products || asked.gradient)
         combine_part<true>(asked, first, last);
     else
         combine_part<false>(asked, first, last);

@@ -55,13 +55,17 @@ class Group:
     slots: int = 1
     apart: bool = False
 
+    def __post_init__(self) -> None:
+        assert (self.combination is None) == (self.slots == 1)
+        assert len(self.lanes) % self.slots == 0
+
     @property
     def vectors(self) -> int:
         """V."""
         return len(self.lanes) // self.slots
 
     def by_slot(self, rows: Tensor) -> Tensor:
-        """Rows ``[B, L, W]`` as ``[B, V, S, W]``, a view where they are contiguous."""
+        """A view of rows ``[B, L, W]`` as ``[B, V, S, W]``."""
         if self.apart:
             return rows.view(rows.shape[0], self.slots, self.vectors, self.width).transpose(1, 2)
         return rows.view(rows.shape[0], self.vectors, self.slots, self.width)

@@ -22,8 +22,8 @@ _OUTPUTS = Buffers()
 
 def combined(slots: Tensor, combination: Combination) -> Tensor:
     """``[..., S, W]`` to ``[..., W]``, by the native kernels where there are many, else slot after slot."""
-    if slots.shape[-2] == 1:
-        return slots.squeeze(-2)  # a view, whose gradient is one too
+    if natively(slots) and slots.shape[-2] == 1:  # in this order: a trace would keep the comparison
+        return slots.squeeze(-2)  # a view, and so is its gradient
     if _natively(slots):
         vectors: Tensor = _Combined.apply(slots, combination == "product")  # type: ignore[no-untyped-call]
         return vectors

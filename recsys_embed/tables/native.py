@@ -102,7 +102,7 @@ class NativeTables(StoredTables):
         lanes, width = len(self.groups[group].lanes), self.groups[group].width
         assert gradient.shape == (request.batch, lanes // slots[0], width)
         assert (slots[2] == 0) == (kept is None)
-        assert kept is None or kept.shape == (request.batch, lanes, width)
+        assert kept is None or (kept.shape == (request.batch, lanes, width) and kept.dtype == torch.float32)
         bad = update_rows(
             *(store.weights, store.state, here.lanes, here.grids, here.order, here.bounds, request.batch),
             *self._reads.bags(group, request),

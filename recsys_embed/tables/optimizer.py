@@ -88,7 +88,7 @@ class TablesOptimizer(torch.optim.Optimizer):
         On several ranks all of them step, or none.
 
         Raises:
-            DivergedError: a gradient is not finite, on this rank or another; no row has been touched.
+            DivergedError: the gradient of a vector is not finite, on this rank or another; no row has been touched.
             ConfigError: ranks have not made the same reads.
         """
         loss = None
@@ -113,7 +113,7 @@ class TablesOptimizer(torch.optim.Optimizer):
                 held = [read.rows for read in reads if read.rows is not None]
                 with torch.no_grad():
                     gradient = self._scaled(torch.cat([read.gradient for read in reads]))
-                    rows = torch.cat(held) if held and self._tables.groups[group].combination else None
+                    rows = torch.cat(held) if self._tables.groups[group].combination == "product" else None
                 self._tables.update_by_vectors(group, request, None, rows, gradient)
         self._clear()
         return loss

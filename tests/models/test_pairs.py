@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -59,10 +59,9 @@ def threads() -> Iterator[None]:
 def test_products_and_gradients_are_those_of_a_loop(
     batch: int, features: int, dim: int, with_first: bool, padding: int, seed: int
 ) -> None:
-    """By whatever path takes them; also with no sample, one pair, none, and more vectors than the kernels take."""
+    """By whatever path takes them; also with no sample, one pair, and more vectors than the kernels take."""
+    assume(features + with_first > 1)
     first, others = drawn(batch, features, dim, with_first=with_first, seed=seed)
-    if features + with_first < 2:
-        return
     module = PairProducts(features + with_first)
     expected = gradients(None if first is None else first.double(), others.double(), padding, None)
     for one, goal in zip(gradients(first, others, padding, module), expected, strict=True):
@@ -101,6 +100,46 @@ def test_who_takes_what(monkeypatch: pytest.MonkeyPatch) -> None:
     PairProducts(6)(first.double(), others.double())
     PairProducts(MOST + 1)(None, drawn(2, MOST + 1, 4, with_first=False)[1])
     assert len(taken) == 2
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("first", "others"), [((4, 8), (4, 5, 6)), ((4, 4), (4, 5, 6)), ((3, 6), (4, 5, 6)), ((4, 6), (4, 4, 6))]
+)
+def test_shapes_that_do_not_fit_are_refused(first: tuple[int, ...], others: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"first vectors are|vectors a sample"):
+        PairProducts(6)(torch.zeros(first), torch.zeros(others))
+
+
+def test_a_model_refuses_vectors_of_another_width() -> None:
+    from recsys_embed.models import DLRM
+
+    for features, dim in ((3, 16), (3, 4), (2, 8)):
+        with pytest.raises((ValueError, RuntimeError)):
+            DLRM(3, 2, dim=8)(torch.zeros(5, features, dim), torch.zeros(5, 2))
+
+
+@needs_kernels
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_model_learns_the_same_from_them_as_from_torch(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also under autocast, where torch rounds the factors and the kernels do not."""
+    from recsys_embed.models import DLRM
+
+    found = []
+    for most in (MOST, 0):
+        monkeypatch.setattr(pairs, "MOST", most)
+        torch.manual_seed(0)
+        model, (_, vectors) = DLRM(5, 3, dim=8), drawn(40, 5, 8, with_first=False)
+        vectors.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(vectors, torch.ones(40, 3))
+        logits.float().sum().backward()
+        found.append([logits.detach().float(), vectors.grad, *(one.grad for one in model.parameters())])
+    rounding = 0.2 if bf16 else 1e-5  # which may decide whether a unit is on
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one - other).norm() <= rounding * other.norm()
 
 
 def test_a_view_gives_what_its_copy_does() -> None:

@@ -111,7 +111,7 @@ int main(int count, char** arguments) {
     }
     const std::vector<float> slots = floats(900 * 3 * 17), gradient = floats(900 * 17);
     for (int products : {0, 1})
-        for (int backward : {0, 1}) {
+        for (int backward = 0; backward <= products; backward++) {
             std::vector<float> out(backward ? slots.size() : gradient.size());
             const Combination asked{
                 slots.data(), backward ? gradient.data() : nullptr, out.data(), products, 900, 17, 3};

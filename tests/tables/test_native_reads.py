@@ -146,8 +146,9 @@ def test_weights_of_bags_keep_their_gradient() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of tracing, by torch.jit
-def test_traced_programs_know_nothing_of_the_kernels(reads: list[int]) -> None:
-    emb = layer("hash").freeze().eval()
+@pytest.mark.parametrize("strategy", ["hash", "compositional"])
+def test_traced_programs_know_nothing_of_the_kernels(strategy: str, reads: list[int]) -> None:
+    emb = layer(strategy).freeze().eval()
 
     class Vectors(torch.nn.Module):
         def __init__(self) -> None:

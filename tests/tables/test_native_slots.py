@@ -17,8 +17,10 @@ from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.native.library import load
 from recsys_embed.storage import STORAGE_TYPES, Storage
 from recsys_embed.tables.base import RULES, Group, Request, Tables, UpdateRule
+from recsys_embed.tables.buffers import LEAST
 from recsys_embed.tables.combination import Combination
 from recsys_embed.tables.native import NativeTables
+from recsys_embed.tables.native_reads import NativeReads
 from recsys_embed.tables.reference import ReferenceTables
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
 
@@ -253,9 +255,69 @@ def test_steps_over_several_batches_are_those_of_parameters(
 @needs_kernels
 @pytest.mark.parametrize("operation", ["multiply", "add"])
 @pytest.mark.parametrize("features", [FEATURES, BAGS], ids=["single", "bags"])
-def test_frozen_tables_are_read_as_they_were(features: tuple[Feature, ...], operation: str) -> None:
+def test_frozen_tables_are_read_as_they_were(
+    features: tuple[Feature, ...], operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    combined, read = list[Tensor](), NativeReads.read_vectors
+    monkeypatch.setattr(NativeReads, "read_vectors", lambda *given: combined.append(read(*given)) or combined[-1])
     layer = layer_of(features, operation)
     ids = draw_ids(features, 25)
     before = layer(ids).detach()
     with torch.no_grad():
         torch.testing.assert_close(layer.freeze()(ids), before, rtol=1e-6, atol=1e-7)
+    assert len(combined) == 1
+
+
+def test_strategies_that_combine_alike_are_read_together() -> None:
+    names = [feature.name for feature in FEATURES]
+    pair = {names[0]: "compositional", names[1]: {"name": "compositional", "partitions": 2}, "*": "full"}
+    layer = EmbeddingLayer(FEATURES, 8, strategy=pair, budget=0.8, exact=())
+    own = EmbeddingLayer(FEATURES, 8, strategy=pair, budget=0.8, exact=(), decay=0.1)
+    assert {group.combination: group.vectors for group in layer.tables.groups} == {
+        "product": 2,
+        None: len(FEATURES) - 2,
+    }
+    assert [group.combination for group in own.tables.groups] == [None]
+    own.tables.load_state_dict(layer.tables.state_dict())
+    ids = draw_ids(FEATURES, 25)
+    torch.testing.assert_close(layer(ids), own(ids))
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_a_gradient_is_made_with_the_rows_that_were_read(backend: str) -> None:
+    """Not with those that another step has made of them meanwhile."""
+    if backend == "native" and isinstance(LIBRARY, str):
+        pytest.skip(f"no native back end: {LIBRARY}")
+    layer = layer_of(FEATURES, "multiply", backend)
+    optimizer = layer.optimizer("sgd", lr=1.0)
+    ids = draw_ids(FEATURES, 25)
+    waiting = layer(ids)
+    rows = {name: layer.tables.get(name).clone().requires_grad_() for name in layer.tables.specs}
+    (layer(ids) - 1).square().sum().backward()
+    optimizer.step()
+    between = {name: layer.tables.get(name).clone() for name in rows}
+    waiting.sum().backward()
+    optimizer.step()
+    plain = layer_of(FEATURES, "multiply")
+    plain.load_state_dict({f"tables.{name}": one for name, one in rows.items()}, strict=False)
+    plain(ids).sum().backward()
+    gradients = {
+        spec.name: store.weights.grad[start : start + spec.rows]
+        for store in plain.tables._all()  # type: ignore[attr-defined]
+        for spec, start in zip(store.specs, store.starts, strict=True)
+    }
+    for name in rows:
+        torch.testing.assert_close(layer.tables.get(name), between[name] - gradients[name], rtol=1e-4, atol=1e-5)
+
+
+@needs_kernels
+def test_rows_that_are_kept_are_not_lent_again() -> None:
+    one = case([900, 40], [[0, 1]] * 16, 64, LEAST // 64, "product")
+    tables = one.native("sgd")
+    rows, vectors = tables.read_to_train(0, one.request)
+    assert rows is not None
+    copies = rows.clone(), vectors.clone()
+    for _ in range(4):
+        tables.read_to_train(0, one.request)
+    assert torch.equal(rows, copies[0])
+    assert torch.equal(vectors, copies[1])

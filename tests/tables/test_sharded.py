@@ -30,6 +30,7 @@ CUTS = {1: [0, 30], 2: [0, 11, 30], 4: [0, 9, 9, 29, 30]}
 """Where ranks cut a global batch: uneven, and one of four ranks has no sample."""
 
 MIXED = {"user": "unified", "tag*": "compositional", "*": "full"}
+SUMS = {"name": "compositional", "operation": "add"}
 WIDTHS = {"user": {"name": "mixed_dimension", "width": (4, 0, 3)}, "*": "mixed_dimension"}
 
 
@@ -165,6 +166,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "widths": {"rule": "adagrad", "strategy": WIDTHS, "steps": 20, "below": 0},
     "bags_of_widths": {"rule": "sgd", "features": BAGS, "strategy": WIDTHS, "steps": 20, "below": 0},
     "accumulated": {"rule": "rowwise_adagrad", "steps": 10, "accumulate": True},
+    "products": {"rule": "adagrad", "strategy": "compositional", "steps": 10, "below": 0, "accumulate": True},
+    "sums": {"rule": "adagrad", "strategy": SUMS, "steps": 10, "below": 0},
     "moved": {"rule": "rowwise_adagrad", "features": BAGS, "steps": 10, "moved": True, "dim": 10},
 }
 CUDA_RUNS: dict[str, dict[str, Any]] = {

@@ -467,8 +467,9 @@ PUBLIC int64_t recsys_embed_read(
 
 PUBLIC int64_t recsys_embed_update(
     int64_t level, int64_t threads, int64_t type, const Request* asked, const Slots* slots, const float* kept,
-    void* weights, float* state, const float* gradient, int64_t rule, float rate, float eps, float first_news, float second_news, int64_t step,
-    const int64_t* seeds, const int64_t* order, const int64_t* bounds, int64_t tables) {
+    void* weights, float* state, const float* gradient, int64_t rule, float rate, float eps, float first_news,
+    float second_news, int64_t step, const int64_t* seeds, const int64_t* order, const int64_t* bounds,
+    int64_t tables) {
     try {
         const Kernels kernels = kernels_of(int(level), int(type), asked->width);
         threads = worthwhile(threads, asked->count * asked->width);
@@ -511,7 +512,8 @@ PUBLIC int64_t recsys_embed_update(
         }
         const bool done = run(threads, int64_t(tasks.size()), [&](int64_t task) {
             const Task& one = tasks[size_t(task)];
-            (slots->number > 1 ? kernels.update_slots : kernels.update)(*asked, updating, one.table, one.first, one.last);
+            const auto kernel = slots->number > 1 ? kernels.update_slots : kernels.update;
+            kernel(*asked, updating, one.table, one.first, one.last);
         });
         return done ? FINE : NO_MEMORY;
     } catch (const std::bad_alloc&) {

@@ -462,8 +462,8 @@ INLINE void apply(
         weights[c] = S::add(weights[c], gradient[c] / divisor * by.rate, S::rounds ? noise[c] : 0, scale);
 }
 
-// Calls `each` with the row, the sample, the lane and the factor of occurrences of a table's rows: those in places [first, last),
-// which are samples where each bag holds one row, and else bags, lane by lane.
+// Calls `each` with the row, the sample, the lane and the factor of occurrences of a table's rows: those in places
+// [first, last), which are samples where each bag holds one row, and else bags, lane by lane.
 template <class EACH>
 INLINE void visit(
     const Request& asked, const Updating& by, int64_t table, int64_t first, int64_t last, const EACH& each) {

@@ -4,5 +4,6 @@ import pytest
 
 from recsys_embed.native.library import load
 
-NATIVE = pytest.param("native", marks=pytest.mark.skipif(isinstance(load(), str), reason="no native back end"))
+needs_kernels = pytest.mark.skipif(isinstance(load(), str), reason="no native back end")
+NATIVE = pytest.param("native", marks=needs_kernels)
 EVERY = ["reference", NATIVE, "fused"]

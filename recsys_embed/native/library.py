@@ -19,6 +19,9 @@ ABI = 6
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
 
+ALONE = (1, 1, 0)
+"""The slots of vectors that are rows; see :class:`Slots`."""
+
 
 class Request(ctypes.Structure):
     """What is asked for, as kernels.cpp has it."""

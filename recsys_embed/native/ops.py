@@ -10,7 +10,7 @@ the scale and the midpoint of its integers. Rows and bags are those of :class:`r
 are int32 or int64, -1 is absent.
 
 ``slots`` are three numbers: how many lanes become one vector; how far from each other they lie, 1 or V; and whether
-their rows are multiplied (1) or added (0). Where a slot is a vector they are ``ALONE``.
+their rows are multiplied (1) or added (0). Where a slot is a vector they are ``ALONE``, of ``library.py``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, t
 RULES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2, "lazy_adam": 3}
 
 FINE, NO_MEMORY = -1, -(2**63) + 1
-
-ALONE = (1, 1, 0)
 
 _NAMESPACE = torch.library.Library("recsys_embed", "DEF")
 _NAMESPACE.define("address(Tensor ids, Tensor first, Tensor second, bool digits) -> Tensor")

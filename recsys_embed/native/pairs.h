@@ -67,14 +67,12 @@ static void multiply_back(const Pairs& asked, const PairsGradient& by, int64_t f
         const float *gradient = by.gradient + b * asked.step, *row = gradient + own;
         for (int64_t v = 1; v < vectors; row += v++)
             for (int64_t w = 0; w < v; w++) gram[v * across + w] = gram[w * across + v] = row[w];
-        const float* const others = asked.others + b * asked.count * width;
         for (int64_t v = 0; v < vectors; v += TOGETHER)
             along(width, [&](int64_t c, auto piece) {
                 typename decltype(piece)::Vector sums[TOGETHER] = {}, other;
                 if (own && v == 0) memcpy(&sums[0], gradient + c, sizeof other);
                 for (int64_t w = 0; w < vectors; w++) {
-                    const float* vector = own && w == 0 ? asked.first + b * width : others + (w - (own > 0)) * width;
-                    memcpy(&other, vector + c, sizeof other);
+                    memcpy(&other, vector_at(asked, b, w) + c, sizeof other);
                     for (int64_t k = 0; k < TOGETHER; k++) sums[k] += gram[w * across + v + k] * other;
                 }
                 for (int64_t k = 0; k < TOGETHER && v + k < vectors; k++) {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recsys_embed.embeddings.base import TableSpec
-from recsys_embed.native.library import load
+from recsys_embed.native.library import ALONE, load
 from recsys_embed.tables.base import Request, UpdateRule
 from recsys_embed.tables.fbgemm import refuse_to_move
 from recsys_embed.tables.native_reads import NativeReads
@@ -77,8 +77,6 @@ class NativeTables(StoredTables):
         Raises:
             DataError: as :meth:`read`; no row has been touched.
         """
-        from recsys_embed.native.ops import ALONE
-
         self._update(group, request, ALONE, None, gradient)
 
     def update_by_vectors(

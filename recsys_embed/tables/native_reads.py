@@ -15,6 +15,7 @@ from torch import Tensor
 from recsys_embed.embeddings.base import TableSpec
 from recsys_embed.errors import DataError
 from recsys_embed.native.choice import natively
+from recsys_embed.native.library import ALONE
 from recsys_embed.tables.base import Group, Request
 from recsys_embed.tables.buffers import Buffers
 from recsys_embed.tables.rounding import noise_seed
@@ -80,7 +81,7 @@ class NativeReads:
         Raises:
             DataError: a row that its table does not have, with the table; or offsets that do not rise.
         """
-        return self._read(self._taken(group, request, len(self._groups[group].lanes)), None, False, group, request)
+        return self._read(self._taken(group, request, len(self._groups[group].lanes)), None, ALONE, group, request)
 
     def read_vectors(self, group: int, request: Request) -> Tensor:
         """Their vectors ``[B, V, W]``, made in the same pass.
@@ -100,7 +101,7 @@ class NativeReads:
             return None, self.read_vectors(group, request)
         kept = self._taken(group, request, len(self._groups[group].lanes))
         out = self._taken(group, request, self._groups[group].vectors)
-        return kept, self._read(out, kept, True, group, request)
+        return kept, self._read(out, kept, self.lanes[group].slots, group, request)
 
     def read_into(self, out: Tensor, group: int, request: Request) -> Tensor:
         """:meth:`read_vectors` into float32 memory of the caller's, ``[B, V, W]``, where a sample's vectors lie side by
@@ -117,18 +118,20 @@ class NativeReads:
             raise ValueError(
                 f"vectors are read into float32 {shape}, contiguous within a sample; got {out.dtype} {tuple(out.shape)}"
             )
-        return self._read(out, None, True, group, request)
+        return self._read(out, None, self.lanes[group].slots, group, request)
 
     def _taken(self, group: int, request: Request, count: int) -> Tensor:
         return self._outputs[group].take(request.batch, count, self._groups[group].width)
 
-    def _read(self, out: Tensor, kept: Tensor | None, combine: bool, group: int, request: Request) -> Tensor:
-        from recsys_embed.native.ops import ALONE, FINE, read_rows
+    def _read(
+        self, out: Tensor, kept: Tensor | None, slots: tuple[int, int, int], group: int, request: Request
+    ) -> Tensor:
+        from recsys_embed.native.ops import FINE, read_rows
 
         width, here = self._groups[group].width, self.lanes[group]
         stream = width >= STREAMED_WIDTH and out.numel() * 4 >= STREAMED_BYTES
         bad = read_rows(
-            *(out, kept, here.slots if combine else ALONE, self._stores[group].weights, here.lanes, here.grids),
+            *(out, kept, slots, self._stores[group].weights, here.lanes, here.grids),
             *(request.batch, *self.bags(group, request), stream),
         )
         if bad != FINE:

@@ -68,9 +68,9 @@ class ReferenceTables(StoredTables):
         Raises:
             DataError: by the native kernels, of a row that its table does not have, with the table.
         """
-        if self._read_by_kernels(request):
-            assert self._reads is not None
-            return self._reads.read(group, request)
+        kernels = self._kernels_for(request)
+        if kernels is not None:
+            return kernels.read(group, request)
         if self.takes_absent:
             request = request.without_absent()
         lanes, width = len(self.groups[group].lanes), self.groups[group].width
@@ -90,10 +90,8 @@ class ReferenceTables(StoredTables):
         Raises:
             DataError: as :meth:`read`.
         """
-        if self._read_by_kernels(request):
-            assert self._reads is not None
-            return self._reads.read_vectors(group, request)
-        return super().read_vectors(group, request)
+        kernels = self._kernels_for(request)
+        return super().read_vectors(group, request) if kernels is None else kernels.read_vectors(group, request)
 
     def update(self, group: int, request: Request, read: Tensor | None, gradient: Tensor) -> None:
         """Duplicates are summed exactly, then each row is updated once."""
@@ -134,9 +132,10 @@ class ReferenceTables(StoredTables):
             direction = gradient / (sums.sqrt() + self.rule.eps)
         store.add(rows, direction, -self.rule.rate(self._lr, self.steps), self.steps)
 
-    def _read_by_kernels(self, request: Request) -> bool:
-        """Whether the native kernels read this; only plain PyTorch has a gradient for the weights of bags."""
-        return self.takes_absent and (request.weights is None or not request.weights.requires_grad)
+    def _kernels_for(self, request: Request) -> NativeReads | None:
+        """The native kernels, where they read this; only plain PyTorch has a gradient for the weights of bags."""
+        differentiated = request.weights is not None and request.weights.requires_grad
+        return self._reads if self.takes_absent and not differentiated else None
 
     def _lengths(self, group: int, request: Request) -> Tensor:
         """Rows asked for in each lane ``[L]``."""

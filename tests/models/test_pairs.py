@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 from recsys_embed.models import pairs
 from recsys_embed.models.pairs import MOST, PairProducts
 from recsys_embed.native.library import load
+from tests.backends import needs_kernels
 
 LIBRARY = load()
-needs_kernels = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"no native back end: {LIBRARY}")
 
 
 def drawn(batch: int, features: int, dim: int, *, with_first: bool, seed: int = 0) -> tuple[Tensor | None, Tensor]:
@@ -39,13 +39,6 @@ def gradients(first: Tensor | None, others: Tensor, padding: int, module: PairPr
     out = by_loop(*given) if module is None else module(*given)
     out.backward(torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype))
     return [out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @given(
@@ -72,7 +65,7 @@ def test_products_and_gradients_are_those_of_a_loop(
 @pytest.mark.parametrize("with_first", [False, True])
 @pytest.mark.parametrize(("features", "dim"), [(26, 16), (40, 30), (3, 5)])
 def test_threads_and_instruction_sets_change_no_bit(
-    features: int, dim: int, with_first: bool, threads: None, monkeypatch: pytest.MonkeyPatch
+    features: int, dim: int, with_first: bool, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not isinstance(LIBRARY, str)
     first, others = drawn(500, features, dim, with_first=with_first)
@@ -80,7 +73,7 @@ def test_threads_and_instruction_sets_change_no_bit(
     found = []
     for level in range(LIBRARY.best_level + 1):
         for count in (1, 3):
-            torch.set_num_threads(count)
+            threads(count)
             monkeypatch.setattr(LIBRARY, "level", level)
             found.append(gradients(first, others, 7, module))
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recsys_embed import ConfigError, DataError, EmbeddingLayer, Feature
 from recsys_embed.embeddings.base import TableSpec
-from recsys_embed.native.library import LEVELS, load
+from recsys_embed.native.library import ALONE, LEVELS, load
 from recsys_embed.storage import STORAGE_TYPES, Storage
 from recsys_embed.tables import native
 from recsys_embed.tables.base import RULES, Group, Request, Tables, UpdateRule
@@ -25,6 +25,7 @@ from recsys_embed.tables.native import NativeTables
 from recsys_embed.tables.reference import ReferenceTables
 from recsys_embed.tables.rounding import quantum
 from recsys_embed.testing import BAGS, FEATURES, draw_ids, slow_vectors
+from tests.tables.requests import drawn_request
 
 LIBRARY = load()
 if isinstance(LIBRARY, str):
@@ -111,20 +112,9 @@ def case(
         for t, (size, kind) in enumerate(zip(sizes, kinds, strict=True))
     )
     group = Group(tuple(f"t{t}" for t in lanes), width)
-    lengths = torch.ones(len(lanes), batch, dtype=torch.int64)
-    if jagged:
-        lengths = torch.randint(0, 4, (len(lanes), batch), generator=generator)
-    draws = [
-        (torch.rand(int(n), generator=generator).square() * (sizes[t] + absent)).long() - int(absent)
-        for t, n in zip(lanes, lengths.sum(1), strict=True)
-    ]
-    rows = torch.cat(draws).to(dtype)
-    if jagged:
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.view(-1).cumsum(0)])
-        weights = torch.randn(rows.numel(), generator=generator) if weighted else None
-        request = Request(rows, batch, offsets, weights)
-    else:
-        request = Request(rows.view(len(lanes), batch), batch)
+    request = drawn_request(
+        [sizes[t] for t in lanes], batch, generator, jagged=jagged, weighted=weighted, absent=absent, dtype=dtype
+    )
     return Case(specs, group, request, torch.randn(batch, len(lanes), width, generator=generator))
 
 
@@ -260,13 +250,6 @@ def test_the_first_and_the_last_row(storage: str) -> None:
 @pytest.fixture
 def level(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda level: monkeypatch.setattr(LIBRARY, "level", level)
-
-
-@pytest.fixture
-def threads() -> Any:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 LARGE = [
@@ -419,7 +402,7 @@ def test_reading_into_memory_of_the_callers() -> None:
 def test_operators_have_fakes() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from recsys_embed.native.ops import ALONE, read_rows
+    from recsys_embed.native.ops import read_rows
 
     with FakeTensorMode():
         lanes, rows = torch.zeros(3, 2, dtype=torch.int64), torch.zeros(2, 5, dtype=torch.int64)

@@ -42,9 +42,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     read = NativeReads._read
 
-    def noted(self: NativeReads, out: Tensor, kept: Tensor | None, combine: bool, group: int, asked: Request) -> Tensor:
+    def noted(
+        self: NativeReads, out: Tensor, kept: Tensor | None, slots: tuple[int, int, int], group: int, asked: Request
+    ) -> Tensor:
         found.append(group)
-        return read(self, out, kept, combine, group, asked)
+        return read(self, out, kept, slots, group, asked)
 
     monkeypatch.setattr(NativeReads, "_read", noted)
     return found

@@ -4,7 +4,7 @@ of rows, to the bit what separate steps give. `make test-native-asan` runs this 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,10 +23,10 @@ from recsys_embed.tables.native import NativeTables
 from recsys_embed.tables.native_reads import NativeReads
 from recsys_embed.tables.reference import ReferenceTables
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
+from tests.backends import EVERY, NATIVE, needs_kernels
+from tests.tables.requests import drawn_request
 
 LIBRARY = load()
-needs_kernels = pytest.mark.skipif(isinstance(LIBRARY, str), reason=f"no native back end: {LIBRARY}")
-
 COMBINATIONS: tuple[Combination, ...] = ("sum", "product")
 
 
@@ -84,19 +84,10 @@ def case(
     order = [list(one) for one in zip(*homes, strict=True)] if apart else homes
     lanes = [home for row in order for home in row]
     group = Group(tuple(f"t{t}" for t in lanes), width, combination, len(homes[0]), apart)
-    lengths = torch.randint(0, 4, (len(lanes), batch), generator=generator) if jagged else torch.ones(len(lanes), batch)
-    rows = torch.cat(
-        [
-            (torch.rand(int(n), generator=generator).square() * (sizes[t] + absent)).long() - int(absent)
-            for t, n in zip(lanes, lengths.sum(1), strict=True)
-        ]
-    ).to(dtype)
-    gradient = torch.randn(batch, len(homes), width, generator=generator)
-    if not jagged:
-        return Case(specs, group, Request(rows.view(len(lanes), batch), batch), gradient)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.view(-1).cumsum(0)])
-    weights = torch.randn(rows.numel(), generator=generator) if weighted else None
-    return Case(specs, group, Request(rows, batch, offsets, weights), gradient)
+    request = drawn_request(
+        [sizes[t] for t in lanes], batch, generator, jagged=jagged, weighted=weighted, absent=absent, dtype=dtype
+    )
+    return Case(specs, group, request, torch.randn(batch, len(homes), width, generator=generator))
 
 
 @st.composite
@@ -159,25 +150,18 @@ LARGE = [
 ]
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @needs_kernels
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("one", LARGE, ids=range(len(LARGE)))
 def test_threads_and_instruction_sets_change_no_bit(
-    one: Case, rule: str, threads: None, monkeypatch: pytest.MonkeyPatch
+    one: Case, rule: str, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not isinstance(LIBRARY, str)
-    torch.set_num_threads(1)
+    threads(1)
     expected = one.trained(rule, at_once=False)
     for level in range(LIBRARY.best_level + 1):
         for count in (1, 3):
-            torch.set_num_threads(count)
+            threads(count)
             monkeypatch.setattr(LIBRARY, "level", level)
             assert all(torch.equal(a, b) for a, b in zip(expected, one.trained(rule, at_once=True), strict=True))
 
@@ -188,6 +172,8 @@ def test_threads_and_instruction_sets_change_no_bit(
 def layer_of(
     features: tuple[Feature, ...], operation: str, backend: str = "auto", *, decay: float = 0.0
 ) -> EmbeddingLayer:
+    if backend == "fused":
+        pytest.importorskip("fbgemm_gpu", reason="the fused back end needs FBGEMM")
     strategy = {"name": "compositional", "operation": operation}
     return EmbeddingLayer(features, 8, strategy=strategy, budget=0.3, exact=(), backend=backend, decay=decay)
 
@@ -201,15 +187,11 @@ def step(layer: EmbeddingLayer, features: tuple[Feature, ...], seeds: range) -> 
     return list(optimizer.param_groups[0]["params"])
 
 
-@pytest.mark.parametrize("backend", ["reference", "native", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("operation", ["multiply", "add"])
 @pytest.mark.parametrize("features", [FEATURES, BAGS], ids=["single", "bags"])
 def test_leaves_are_vectors_on_every_back_end(features: tuple[Feature, ...], operation: str, backend: str) -> None:
     """So that a gradient's norm, and clipping by it, mean the same on all of them."""
-    if backend == "fused":
-        pytest.importorskip("fbgemm_gpu", reason="the fused back end needs FBGEMM")
-    if backend == "native" and isinstance(LIBRARY, str):
-        pytest.skip(f"no native back end: {LIBRARY}")
     layer = layer_of(features, operation, backend)
     layer.optimizer("sgd", lr=0.05)
     (leaf,) = step(layer, features, range(1))
@@ -226,17 +208,13 @@ def test_a_penalty_on_rows_has_them_read_one_by_one() -> None:
     torch.testing.assert_close(layer(draw_ids(FEATURES, 9)), own(draw_ids(FEATURES, 9)))
 
 
-@pytest.mark.parametrize("backend", ["reference", "native", "fused"])
+@pytest.mark.parametrize("backend", EVERY)
 @pytest.mark.parametrize("operation", ["multiply", "add"])
 @pytest.mark.parametrize("features", [FEATURES, BAGS], ids=["single", "bags"])
 def test_steps_over_several_batches_are_those_of_parameters(
     features: tuple[Feature, ...], operation: str, backend: str
 ) -> None:
     """Two backward passes before a step, at another learning rate than the reads were made with."""
-    if backend == "fused":
-        pytest.importorskip("fbgemm_gpu", reason="the fused back end needs FBGEMM")
-    if backend == "native" and isinstance(LIBRARY, str):
-        pytest.skip(f"no native back end: {LIBRARY}")
     layer, plain = layer_of(features, operation, backend), layer_of(features, operation)
     optimizer, goal = layer.optimizer("sgd", lr=0.5), torch.optim.SGD(plain.parameters(), lr=0.02)
     for turn in range(4):
@@ -283,11 +261,9 @@ def test_strategies_that_combine_alike_are_read_together() -> None:
     torch.testing.assert_close(layer(ids), own(ids))
 
 
-@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("backend", ["reference", NATIVE])
 def test_a_gradient_is_made_with_the_rows_that_were_read(backend: str) -> None:
     """Not with those that another step has made of them meanwhile."""
-    if backend == "native" and isinstance(LIBRARY, str):
-        pytest.skip(f"no native back end: {LIBRARY}")
     layer = layer_of(FEATURES, "multiply", backend)
     optimizer = layer.optimizer("sgd", lr=1.0)
     ids = draw_ids(FEATURES, 25)

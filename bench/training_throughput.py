@@ -8,8 +8,10 @@ what is timed of a strategy that trains in stages: each of them, from initial we
 step of DNIS's search is one by a training batch and one by a validation batch, and the samples of both count.
 
 All are measured in one process. In each turn the same number of steps is taken of full tables and, right after, of
-each of the others; ``of full`` is the median of the ratios of such neighbours. Medians and ranges over turns. Bytes are
-those of the ledger: ``training`` rows and optimizer state, ``serving`` what is shipped.
+each of the others; ``of full`` is the median of the ratios of such neighbours. The same steps are taken before,
+untimed: full tables, which are measured most often, would else find more of their rows in the processor's caches than
+the others do. Medians and ranges over turns. Bytes are those of the ledger: ``training`` rows and optimizer state,
+``serving`` what is shipped.
 """
 
 from __future__ import annotations
@@ -107,15 +109,19 @@ class Training:
         }
 
     def rate(self) -> float:
-        """Samples a second of one pass over the batches; a turn of several steps reads a batch in each."""
+        """Samples a second of one pass over the batches, after another one; a turn of several steps reads a batch in
+        each."""
+        self._pass()
+        samples, began = sum(len(batch.label) for batch in self._batches), time.perf_counter()
+        self._pass()
+        return samples / (time.perf_counter() - began)
+
+    def _pass(self) -> None:
         from recsys_embed.training.step import step
 
         self._model.train()
-        samples, began = 0, time.perf_counter()
         for batch, what in zip(self._batches, islice(cycle(self._steps), len(self._batches)), strict=True):
             step(self._model, batch, self._optimizers, what)
-            samples += len(batch.label)
-        return samples / (time.perf_counter() - began)
 
 
 def _stages(name: str, embedding: Mapping[str, Any], features: Sequence[Any], batches: Sequence[Any]) -> list[Training]:

@@ -21,7 +21,7 @@ help: ## list the targets
 
 install: $(STAMP) ## set up .venv (DEVICE=cpu or cuda, PYTHON=/path/to/python3); a second call installs nothing
 
-KERNELS := $(addprefix recsys_embed/native/,kernels.cpp rows.h pairs.h)
+KERNELS := $(addprefix recsys_embed/native/,kernels.cpp interface.h rows.h pairs.h)
 
 $(STAMP): requirements/$(DEVICE).lock requirements/install.sh requirements/fbgemm_gpu_shim/pyproject.toml pyproject.toml \
     $(KERNELS)

@@ -609,8 +609,7 @@ class TrainingConfig(Node):
     so are the products of vectors in a DLRM where the native kernels compute them.
 
     With ``compile`` the model, without its embeddings, is compiled by ``torch.compile`` before the first step, which
-    needs a C++ compiler on CPU; the same command does so again where a training goes on. A DLRM on CPU is slower so:
-    its products of vectors are then torch's, and not those of the native kernels.
+    needs a C++ compiler on CPU; the same command does so again where a training goes on.
     """
 
     batch_size: int = Field(default=4096, ge=1)

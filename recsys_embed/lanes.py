@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from recsys_embed.embeddings.base import Lookup, Strategy, TableSpec
+from recsys_embed.embeddings.index_maps import RowNumbers, in_lanes
 from recsys_embed.features import Feature
 from recsys_embed.ids import offsets_of
 from recsys_embed.pooling import occurrence_weights, pool_occurrences
 from recsys_embed.tables.base import Group, Request, Tables
+from recsys_embed.tables.source import Source
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class Part:
 @dataclass(frozen=True)
 class ReadPlace:
     """Where a strategy's read lies in its group: its vectors there, ``slots`` for each id; one where they are combined
-    already."""
+    already. ``asked`` are the slots of the read itself."""
 
     name: str
     group: int
     vectors: slice
     slots: int
+    asked: int
 
 
 def lay_out(
@@ -79,7 +82,7 @@ def lay_out(
             group = groups[shared[key]]
             start, end = group.vectors, group.vectors + len(order) // together
             groups[shared[key]] = replace(group, lanes=group.lanes + tuple(order))
-            places.append(ReadPlace(name, shared[key], slice(start, end), slots // together))
+            places.append(ReadPlace(name, shared[key], slice(start, end), slots // together, slots))
         places_of = tuple(positions[feature.name] for feature in strategy.features)
         parts.append(Part(strategy, places_of, jagged, pooled, tuple(places)))
     return parts, groups
@@ -90,29 +93,32 @@ def specs_of(strategies: Iterable[nn.Module]) -> list[TableSpec]:
     return [spec for one in strategies if isinstance(one, Strategy) for spec in one.stored_tables()]
 
 
-def request_of(part: Part, lookup: Lookup, rows: Tensor, tables: Tables) -> Request:
+def request_of(part: Part, lookup: Lookup, place: ReadPlace, tables: Tables) -> Request:
     """The bags that a strategy's read asks for, in the order of its lanes; with absent rows where tables take them."""
-    request = _bags_of(part, lookup, rows)
+    request = _bags_of(part, lookup, place)
     return request.without_absent() if part.strategy.absent and not tables.takes_absent else request
 
 
-def _bags_of(part: Part, lookup: Lookup, rows: Tensor) -> Request:
-    ids = lookup.ids
+def _bags_of(part: Part, lookup: Lookup, place: ReadPlace) -> Request:
+    ids, rows = lookup.ids, lookup.rows
+    source = rows.source(place.name) if isinstance(rows, RowNumbers) else None
+    if source is None:
+        source = Source.of(in_lanes(rows[place.name], jagged=part.jagged), ids.features * place.asked)
     if not part.jagged:
-        return Request(rows.flatten(0, 1), ids.batch)
-    slots, count = rows.shape
+        return Request([source], ids.batch)
     assert ids.offsets is not None
+    slots, count, device = place.asked, ids.values.numel(), ids.values.device
     if part.pooled:
         offsets, batch, weights = ids.offsets, ids.batch, occurrence_weights(part.strategy.features, ids)
     else:
         # Every occurrence is a bag of its own; features with fewer occurrences end in empty bags.
-        counts = torch.tensor(ids.bounds(), device=rows.device).diff()
+        counts = torch.tensor(ids.bounds(), device=device).diff()
         batch = int(counts.max()) if counts.numel() else 0
-        offsets, weights = offsets_of(torch.arange(batch, device=rows.device) < counts.unsqueeze(1)), None
-    shifts = torch.arange(slots, device=rows.device).unsqueeze(1) * count
-    ends = torch.full((1,), slots * count, dtype=offsets.dtype, device=rows.device)
+        offsets, weights = offsets_of(torch.arange(batch, device=device) < counts.unsqueeze(1)), None
+    shifts = torch.arange(slots, device=device).unsqueeze(1) * count
+    ends = torch.full((1,), slots * count, dtype=offsets.dtype, device=device)
     offsets = torch.cat([(offsets[:-1] + shifts).view(-1), ends])
-    return Request(rows.reshape(-1), batch, offsets, None if weights is None else weights.repeat(slots))
+    return Request([source], batch, offsets, None if weights is None else weights.repeat(slots))
 
 
 def rows_of(part: Part, lookup: Lookup, read: Tensor, place: ReadPlace) -> Tensor:
@@ -138,15 +144,17 @@ def join(requests: Sequence[Request]) -> Request:
     """The lanes of several strategies side by side in one request."""
     batch = requests[0].batch
     if all(request.offsets is None for request in requests):
-        return Request(torch.cat([request.rows for request in requests]), batch)
+        return Request([source for request in requests for source in request.sources], batch)
     # Strategies read per occurrence may ask for different numbers of bags: the shorter end in empty ones.
     batch = max(request.batch for request in requests)
-    rows, lengths, weights = [], [], []
+    requests = [request.with_offsets() for request in requests]
+    lengths = []
     for request in requests:
-        flat, offsets = request.jagged()
-        each = offsets.diff().view(-1, request.batch) if request.batch else offsets.new_zeros(0, 0)
-        rows.append(flat)
+        assert request.offsets is not None
+        lanes = sum(source.lanes for source in request.sources)
+        each = request.offsets.diff().view(lanes, request.batch)
         lengths.append(torch.nn.functional.pad(each, (0, batch - request.batch)))
-        weights.append(torch.ones(flat.numel(), device=flat.device) if request.weights is None else request.weights)
     weighted = any(request.weights is not None for request in requests)
-    return Request(torch.cat(rows), batch, offsets_of(torch.cat(lengths)), torch.cat(weights) if weighted else None)
+    weights = torch.cat([request.factors() for request in requests]) if weighted else None
+    sources = [source for request in requests for source in request.sources]
+    return Request(sources, batch, offsets_of(torch.cat(lengths)), weights)

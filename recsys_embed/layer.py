@@ -24,6 +24,7 @@ from recsys_embed.features import Feature, grown_features, resolve
 from recsys_embed.ids import Ids
 from recsys_embed.lanes import Part, join, lay_out, pool, request_of, rows_of, specs_of
 from recsys_embed.ledger import ledger
+from recsys_embed.native.choice import all_inside
 from recsys_embed.stages import ONE_STAGE, SmallOptimizer, Stage
 from recsys_embed.storage import FP32
 from recsys_embed.tables.base import RULES, Request, Tables, UpdateRule
@@ -163,7 +164,7 @@ class EmbeddingLayer(nn.Module):
         asked: list[list[Request]] = [[] for _ in self.tables.groups]
         for part, lookup in zip(self._parts, lookups, strict=True):
             for place in part.reads:
-                asked[place.group].append(request_of(part, lookup, lookup.rows[place.name], self.tables))
+                asked[place.group].append(request_of(part, lookup, place, self.tables))
         read = [self._read(group, requests) for group, requests in enumerate(asked)]
         if self._observers and torch.is_grad_enabled():
             for leaf in read:
@@ -226,6 +227,8 @@ class EmbeddingLayer(nn.Module):
         if ids.values.numel() == 0:
             return ids
         values, sizes = ids.values, self._sizes
+        if all_inside(values, ids.offsets, sizes):
+            return ids
         if ids.offsets is None:
             low, high = values.aminmax(dim=1)
             if not bool(((low < 0) | (high >= sizes)).any()):

@@ -30,11 +30,11 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from torch import Tensor, nn
 
-from recsys_embed.embeddings.index_maps import IndexMap
+from recsys_embed.embeddings.index_maps import IndexMap, RowNumbers
 from recsys_embed.errors import ConfigError
 from recsys_embed.features import Feature
 from recsys_embed.hashing import MAX_ROWS
@@ -246,7 +246,7 @@ class Strategy(nn.Module, ABC):
 
     def address(self, ids: Ids) -> Lookup:
         """The rows to read for a batch of ids."""
-        return Lookup({name: index_map(ids) for name, index_map in self.index_maps.items()}, ids)
+        return Lookup(RowNumbers(cast(Mapping[str, IndexMap], self.index_maps), ids), ids)
 
     def penalty(self, rows: Mapping[str, Tensor], lookup: Lookup) -> Tensor | None:
         """A term of the loss over the rows just read, or nothing."""

@@ -10,8 +10,9 @@ Constants are buffers outside the state dict: they follow from the configuration
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from recsys_embed.hashing import MAX_ROWS, hash_rows
 from recsys_embed.ids import Ids
 from recsys_embed.native.choice import address
+from recsys_embed.tables.source import Numbering, Source
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Odds:
 class IndexMap(nn.Module):
     """Ids to row numbers."""
 
+    numbering: ClassVar[Numbering | None] = None
+    """How a read makes the row numbers by itself, with ``constants``; None where it cannot."""
+
+    constants: Tensor | None
+    """``int64 [2, F, S]``: those of the numbering, where it has any."""
+
+    def __init__(self, constants: Sequence[Sequence[Sequence[int]]] | None = None) -> None:
+        super().__init__()
+        held = None if constants is None else torch.tensor(constants, dtype=torch.int64)
+        self.register_buffer("constants", held, persistent=False)
+
     @abstractmethod
     def forward(self, ids: Ids) -> Tensor:
         """Row numbers ``[F, S, B]``, or ``[S, N]`` where jagged."""
@@ -45,8 +58,43 @@ class IndexMap(nn.Module):
         return None
 
 
+class RowNumbers(Mapping[str, Tensor]):
+    """The row numbers of a batch, by read: made when somebody asks, which a read that makes them by itself does not."""
+
+    def __init__(self, index_maps: Mapping[str, IndexMap], ids: Ids) -> None:
+        self._maps, self._ids = index_maps, ids
+        self._made: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            self._made[name] = self._maps[name](self._ids)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._maps)
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def source(self, name: str) -> Source | None:
+        """What a read can make them of; None where it cannot."""
+        one, ids = self._maps[name], self._ids
+        if one.numbering is None:
+            return None
+        lanes = ids.features * (1 if one.constants is None else one.constants.shape[2])
+        jagged = ids.offsets is not None
+        return Source(lanes, ids.values, one.numbering, one.constants, lambda: in_lanes(self[name], jagged=jagged))
+
+
+def in_lanes(rows: Tensor, *, jagged: bool) -> Tensor:
+    """Row numbers ``[F, S, B]``, or ``[S, N]`` where jagged, in the order of lanes: ``[F*S, B]``, or ``[S*N]``."""
+    return rows.reshape(-1) if jagged else rows.flatten(0, 1)
+
+
 class Identity(IndexMap):
     """Row = id, one slot."""
+
+    numbering: ClassVar[Numbering | None] = "as_they_are"
 
     def forward(self, ids: Ids) -> Tensor:
         """The ids themselves, with an axis for the one slot; no copy."""
@@ -80,14 +128,22 @@ def _within(ids: Tensor, first: Tensor, last: Tensor) -> Tensor:
 class Hash(IndexMap):
     """Row = hash of the id, with a seed and a number of rows per feature and slot."""
 
-    seeds: Tensor
-    rows: Tensor
+    numbering: ClassVar[Numbering | None] = "hashes"
+    constants: Tensor
 
     def __init__(self, seeds: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> None:
-        super().__init__()
         _check_rows(rows)
-        self.register_buffer("seeds", torch.tensor(seeds, dtype=torch.int64), persistent=False)
-        self.register_buffer("rows", torch.tensor(rows, dtype=torch.int64), persistent=False)
+        super().__init__([seeds, rows])
+
+    @property
+    def seeds(self) -> Tensor:
+        """Of the hashes, ``[F, S]``."""
+        return self.constants[0]
+
+    @property
+    def rows(self) -> Tensor:
+        """How many rows there are, ``[F, S]``."""
+        return self.constants[1]
 
     def forward(self, ids: Ids) -> Tensor:
         """See :func:`recsys_embed.hashing.hash_rows`."""
@@ -144,14 +200,22 @@ class Digits(IndexMap):
     feature together are complementary partitions (1909.02107, section 3): distinct ids differ in a digit.
     """
 
-    divisors: Tensor
-    bases: Tensor
+    numbering: ClassVar[Numbering | None] = "digits"
+    constants: Tensor
 
     def __init__(self, divisors: Sequence[Sequence[int]], bases: Sequence[Sequence[int]]) -> None:
-        super().__init__()
         _check_rows(bases)
-        self.register_buffer("divisors", torch.tensor(divisors, dtype=torch.int64), persistent=False)
-        self.register_buffer("bases", torch.tensor(bases, dtype=torch.int64), persistent=False)
+        super().__init__([divisors, bases])
+
+    @property
+    def divisors(self) -> Tensor:
+        """``[F, S]``."""
+        return self.constants[0]
+
+    @property
+    def bases(self) -> Tensor:
+        """``[F, S]``."""
+        return self.constants[1]
 
     def forward(self, ids: Ids) -> Tensor:
         """The digits of every id."""

@@ -10,16 +10,10 @@ P = V(V - 1)/2 pairs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from recsys_embed.native.choice import natively
-from recsys_embed.tables.buffers import Buffers
-
-_OUTPUTS = Buffers()
 
 MOST = 64
 """Vectors: of more, a matrix of each sample is large enough for torch."""
@@ -47,10 +41,11 @@ class PairProducts(nn.Module):
         Raises:
             ValueError: shapes that do not fit each other or V, seen before the kernels are called.
         """
-        if natively(others) and self.vectors <= MOST and _kernels_take(first, others):
+        if natively(others, compiled=True) and self.vectors <= MOST and _kernels_take(first, others):
+            from recsys_embed.native import ops
+
             self._check(first, others)
-            own = None if first is None else first.float()
-            products: Tensor = _PairProducts.apply(own, others, padding)  # type: ignore[no-untyped-call]
+            products: Tensor = ops.multiply_pairs(None if first is None else first.float(), others, padding)
             return products
         every = others if first is None else torch.cat((first.unsqueeze(1), others), 1)
         gram = torch.bmm(every, every.transpose(1, 2)).flatten(1)
@@ -74,30 +69,3 @@ def _kernels_take(first: Tensor | None, others: Tensor) -> bool:
     """Float32, and first vectors that it loses nothing of."""
     types = (torch.float32, torch.float16, torch.bfloat16)
     return others.dtype == torch.float32 and (first is None or first.dtype in types)
-
-
-class _PairProducts(torch.autograd.Function):
-    """Has gradients, and no gradients of these."""
-
-    @staticmethod
-    def forward(ctx: Any, first: Tensor | None, others: Tensor, padding: int) -> Tensor:
-        from recsys_embed.native.ops import multiply_pairs
-
-        own = None if first is None else first.detach().contiguous()
-        rest = others.detach().contiguous()
-        ctx.save_for_backward(own, rest)
-        batch, count, width = rest.shape
-        vectors = count + (own is not None)
-        out = _OUTPUTS.take(batch, (width if own is not None else 0) + vectors * (vectors - 1) // 2 + padding)
-        multiply_pairs(out, own, rest)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        from recsys_embed.native.ops import multiply_pairs_back
-
-        first, others = ctx.saved_tensors
-        of_first, of_others = None if first is None else torch.empty_like(first), _OUTPUTS.take(*others.shape)
-        multiply_pairs_back(of_first, of_others, gradient.to(torch.float32).contiguous(), first, others)
-        return of_first, of_others, None

@@ -1,10 +1,12 @@
 // The CPU kernels of recsys_embed: rows read into vectors, and updated by summed gradients.
 //
-// A plain C interface for ctypes: neither Python nor torch is included, so that one build fits any of their versions.
+// Called by ctypes, as interface.h says: neither Python nor torch is included, so that one build fits any of their
+// versions.
 // One binary holds the code of several instruction sets; the caller names the one to run.
 
+#include "interface.h"
+
 #include <atomic>
-#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -16,38 +18,20 @@
 #include <immintrin.h>
 #endif
 
-#define ABI 6  // recsys_embed/native/library.py has the same number: it changes with any signature below
-
 namespace {
 
 struct OutOfMemory {};
 
-enum Rule { SGD = 0, ADAGRAD = 1, ROWWISE_ADAGRAD = 2, LAZY_ADAM = 3 };
-
-// The bags that are asked for: rows [L, B], or jagged with offsets [L * B + 1] and perhaps factors [M].
-struct Request {
-    const void* weights;  // the store: rows of all its tables, one below the other
-    const int64_t* starts;  // of each lane: the first row of its table in the store,
-    const int64_t* sizes;  // how many rows the table has,
-    const float* scales;
-    const float* midpoints;  // and what its integers stand for
-    int64_t lanes, batch, width;
-    const void* rows;  // int64 where wide, else int32
-    int64_t wide;
-    int64_t count;  // M
-    const int64_t* offsets;
-    const float* factors;
-};
-
-// Every `number` lanes are the slots of one id, `apart` from each other: 1 where they lie side by side, or else as many
-// as there are vectors, V = L / number. Their rows become one vector, by products or sums. Alone, a slot is the vector.
-struct Slots {
-    int64_t number, apart, products;
+// The ids of one lane, of which its row numbers are made.
+struct LaneIds {
+    const void* ids;  // of its occurrences from `origin` on
+    int64_t wide, origin, numbering, first, second;
 };
 
 struct Reading {
-    float* out;  // [B, V, W]
-    int64_t step;  // floats from one sample to the next
+    void* out;  // [B, V, W], of float or bf16
+    int64_t step;  // numbers from one sample to the next
+    bool bf16;
     bool stream;  // past the caches
     Slots slots;
     float* kept;  // [B, L, W]: where rows are kept as well, for the gradient of their product; or nowhere
@@ -71,40 +55,6 @@ struct Updating {
     const int64_t* occurrences;  // of each table
 };
 
-// Ids of which row numbers are made by two constants: of a hash its seed and the number of rows, of a digit its divisor
-// and its base. Three axes, the last of them long; `strides` count elements, and are 0 where an axis is repeated.
-struct Address {
-    const void* ids;  // int64 where wide, else int32
-    int64_t wide, digits;  // digits: else hashes
-    const int64_t* constants[2];
-    int64_t* rows;  // contiguous
-    int64_t sizes[3], strides[3], constant_strides[2][3];
-};
-
-// Vectors made of the rows of several slots [N, S, W]; or the gradients of rows that are multiplied, by those of the
-// vectors [N, W].
-struct Combination {
-    const float* slots;
-    const float* gradient;  // none: vectors are asked for
-    float* out;
-    int64_t products;  // else sums
-    int64_t count, width, number;  // N, W, S
-};
-
-// Products of all pairs of a sample's vectors: of one before the others, perhaps, which is given out as well.
-struct Pairs {
-    const float* first;  // [B, D], or none
-    const float* others;  // [B, count, D]
-    float* out;  // [B, step]: D floats of the first vector, the products, and zeros
-    int64_t batch, count, width, step;
-};
-
-struct PairsGradient {
-    const float* gradient;  // [B, step]
-    float* of_first;  // [B, D], or none
-    float* of_others;  // [B, count, D]
-};
-
 // An occurrence of a row that is updated.
 struct Occurrence {
     uint32_t row, bag;  // bag: sample by sample
@@ -112,7 +62,8 @@ struct Occurrence {
 };
 
 struct Kernels {
-    int64_t (*check)(const Request&, int64_t lane);
+    int64_t (*check)(const Request&, int64_t lane, const LaneIds*);
+    void (*number)(const LaneIds&, int32_t* rows, int64_t first, int64_t last);
     void (*read)(const Request&, const Reading&, int64_t lane, int64_t first, int64_t last);
     void (*read_bags)(const Request&, const Reading&, int64_t lane, int64_t first, int64_t last);
     void (*read_slots)(const Request&, const Reading&, int64_t vector, int64_t first, int64_t last);
@@ -211,6 +162,17 @@ namespace avx512 {
 }  // namespace avx512
 TARGET_END
 #endif
+
+using Checking = int64_t (*)(const void*, bool wide, int64_t begin, int64_t end, int64_t low, int64_t size);
+
+Checking checking_of(int level) {
+#if defined(__x86_64__)
+    if (level == 2) return avx512::first_outside;
+    if (level == 1) return avx2::first_outside;
+#endif
+    (void)level;
+    return base::first_outside;
+}
 
 using Combining = void (*)(const Combination&, int64_t first, int64_t last);
 
@@ -313,9 +275,8 @@ int64_t worthwhile(int64_t threads, int64_t floats) {
     return threads < most ? threads : most;
 }
 
-constexpr int64_t FINE = -1, NO_MEMORY = -0x7FFFFFFFFFFFFFFF;
-
-int64_t check(const Kernels& kernels, const Request& asked, int64_t threads) {
+// Of row numbers, or of the ids that they are made of.
+int64_t check(const Kernels& kernels, const Request& asked, const LaneIds* ids, int64_t threads) {
     if (asked.offsets) {
         const int64_t bags = asked.lanes * asked.batch;
         if (asked.offsets[0] != 0) return -2;
@@ -323,13 +284,42 @@ int64_t check(const Kernels& kernels, const Request& asked, int64_t threads) {
     }
     std::atomic<bool> fine{true};
     run(threads, asked.lanes, [&](int64_t lane) {
-        if (kernels.check(asked, lane) != FINE) fine = false;
+        if (kernels.check(asked, lane, ids ? ids + lane : nullptr) != FINE) fine = false;
     });
     for (int64_t lane = 0; !fine; lane++) {  // again, to name the first
-        int64_t found = kernels.check(asked, lane);
+        int64_t found = kernels.check(asked, lane, ids ? ids + lane : nullptr);
         if (found != FINE) return found;
     }
     return FINE;
+}
+
+// The lanes of all sources, one after another. Throws std::bad_alloc.
+std::vector<LaneIds> lanes_of(const Request& asked, const Source* sources, int64_t count) {
+    std::vector<LaneIds> lanes;
+    lanes.reserve(size_t(asked.lanes));
+    int64_t begin = 0;  // the first occurrence of the source
+    for (const Source* one = sources; one < sources + count; one++) {
+        const int64_t number = one->features * one->slots, size = one->wide ? 8 : 4;
+        for (int64_t lane = 0; lane < number; lane++) {
+            const int64_t feature = asked.offsets ? lane % one->features : lane / one->slots;
+            const int64_t slot = asked.offsets ? lane / one->features : lane % one->slots;
+            const int64_t at = feature * one->slots + slot;
+            LaneIds ids{one->ids, one->wide, begin, one->numbering, 0, 0};
+            if (asked.offsets)
+                ids.origin += slot * one->count;
+            else {
+                ids.origin += lane * asked.batch;
+                ids.ids = static_cast<const char*>(one->ids) + feature * one->step * size;
+            }
+            if (one->numbering != AS_THEY_ARE) {
+                ids.first = one->constants[at];
+                ids.second = one->constants[number + at];
+            }
+            lanes.push_back(ids);
+        }
+        begin += asked.offsets ? one->slots * one->count : number * asked.batch;
+    }
+    return lanes;
 }
 
 // A table's occurrences, dealt to parts by a hash of their row: several threads share them, and what a part needs stays
@@ -414,17 +404,11 @@ std::vector<Cut> cut(
 
 }  // namespace
 
-extern "C" {
+// --- the interface --------------------------------------------------------------------------------------------
 
-#if defined(_WIN32)
-#define PUBLIC __declspec(dllexport)
-#else
-#define PUBLIC __attribute__((visibility("default")))
-#endif
 
 PUBLIC int64_t recsys_embed_abi() { return ABI; }
 
-// The best instruction set that this processor has code for: 0 its baseline, 1 AVX2, 2 AVX-512.
 PUBLIC int64_t recsys_embed_level() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -436,28 +420,41 @@ PUBLIC int64_t recsys_embed_level() {
     return 0;
 }
 
-// Both return -1; or the first occurrence whose row the table does not have, -2 - bag where offsets do not rise from 0
-// to M there, or NO_MEMORY. No row is read or changed then, save where memory ends meanwhile.
-
 PUBLIC int64_t recsys_embed_read(
-    int64_t level, int64_t threads, int64_t type, const Request* asked, const Slots* slots, float* out, int64_t step,
-    float* kept, int64_t stream) {
+    int64_t level, int64_t threads, int64_t type, const Request* asked, const Slots* slots, const Source* sources,
+    int64_t count, void* out, int64_t step, int64_t bf16, float* kept, int64_t stream) {
     const int64_t lanes = asked->lanes, batch = asked->batch;
     if (lanes == 0) return FINE;
     const Kernels kernels = kernels_of(int(level), int(type), asked->width);
     threads = worthwhile(threads, asked->count * asked->width);
-    int64_t bad = check(kernels, *asked, threads);
+    std::vector<LaneIds> made;
+    try {
+        made = lanes_of(*asked, sources, count);
+    } catch (const std::bad_alloc&) {
+        return NO_MEMORY;
+    }
+    const LaneIds* const ids = count ? made.data() : nullptr;
+    int64_t bad = check(kernels, *asked, ids, threads);
     if (bad != FINE || batch == 0) return bad;
     const bool whole_lines =
-        asked->width % 16 == 0 && step % 16 == 0 &&
+        !bf16 && asked->width % 16 == 0 && step % 16 == 0 &&
         (reinterpret_cast<uintptr_t>(out) | reinterpret_cast<uintptr_t>(kept)) % 64 == 0;
-    const Reading reading{out, step, stream && whole_lines, *slots, kept};
+    const Reading reading{out, step, bf16 != 0, stream && whole_lines, *slots, kept};
     const int64_t vectors = lanes / slots->number, pieces = threads < 2 ? 1 : 1 + (4 * threads - 1) / vectors;
     const int64_t samples = (batch + pieces - 1) / pieces;
-    auto kernel = slots->number > 1 ? kernels.read_slots : asked->offsets ? kernels.read_bags : kernels.read;
+    const auto alone = asked->offsets ? kernels.read_bags : kernels.read;
+    const auto kernel = slots->number > 1 || bf16 ? kernels.read_slots : alone;
     const bool done = run(threads, vectors * pieces, [&](int64_t task) {
         const int64_t first = task % pieces * samples, last = first + samples < batch ? first + samples : batch;
-        if (first < last) kernel(*asked, reading, task / pieces, first, last);
+        if (first >= last) return;
+        const int64_t vector = task / pieces;
+        for (int64_t slot = 0; ids && slot < slots->number; slot++) {
+            const int64_t lane = base::lane_of(*slots, vector, slot), begin = lane * batch;
+            const int64_t from = asked->offsets ? asked->offsets[begin + first] : begin + first;
+            const int64_t to = asked->offsets ? asked->offsets[begin + last] : begin + last;
+            kernels.number(ids[lane], static_cast<int32_t*>(const_cast<void*>(asked->rows)), from, to);
+        }
+        kernel(*asked, reading, vector, first, last);
 #if defined(__x86_64__)
         if (reading.stream) _mm_sfence();
 #endif
@@ -473,7 +470,7 @@ PUBLIC int64_t recsys_embed_update(
     try {
         const Kernels kernels = kernels_of(int(level), int(type), asked->width);
         threads = worthwhile(threads, asked->count * asked->width);
-        int64_t bad = check(kernels, *asked, threads);
+        int64_t bad = check(kernels, *asked, nullptr, threads);
         if (bad != FINE || asked->batch == 0) return bad;
         std::vector<int64_t> occurrences(static_cast<size_t>(tables));
         for (int64_t table = 0; table < tables; table++)
@@ -521,7 +518,28 @@ PUBLIC int64_t recsys_embed_update(
     }
 }
 
-// The rows of all ids. Constants are positive but for seeds, and rows and bases below 2^31.
+PUBLIC int64_t recsys_embed_first_outside(
+    int64_t level, int64_t threads, const void* ids, int64_t wide, int64_t features, int64_t batch, int64_t step,
+    const int64_t* offsets, const int64_t* sizes) {
+    if (features == 0 || batch == 0) return FINE;
+    const Checking kernel = checking_of(int(level));
+    const auto found = [&](int64_t feature) {
+        const int64_t begin = offsets ? offsets[feature * batch] : feature * step;
+        const int64_t end = offsets ? offsets[(feature + 1) * batch] : begin + batch;
+        return kernel(ids, wide != 0, begin, end, 0, sizes[feature]);
+    };
+    threads = worthwhile(threads, offsets ? offsets[features * batch] : features * batch);
+    std::atomic<bool> fine{true};
+    run(threads, features, [&](int64_t feature) {
+        if (found(feature) != FINE) fine = false;
+    });
+    for (int64_t feature = 0; !fine; feature++) {  // again, to name the first
+        const int64_t place = found(feature);
+        if (place != FINE) return place;
+    }
+    return FINE;
+}
+
 PUBLIC void recsys_embed_address(int64_t level, int64_t threads, const Address* asked) {
     const int64_t lines = asked->sizes[0] * asked->sizes[1], length = asked->sizes[2];
     if (lines == 0 || length == 0) return;
@@ -546,7 +564,6 @@ PUBLIC void recsys_embed_combine(int64_t level, int64_t threads, const Combinati
     });
 }
 
-// Whether there was memory. Without `by` the products are asked for, else the gradients of the vectors.
 PUBLIC int64_t recsys_embed_pairs(int64_t level, int64_t threads, const Pairs* asked, const PairsGradient* by) {
     const int64_t batch = asked->batch, floats = batch * asked->count * asked->count * asked->width;
     if (batch == 0) return 1;
@@ -562,5 +579,3 @@ PUBLIC int64_t recsys_embed_pairs(int64_t level, int64_t threads, const Pairs* a
             kernels.forward(*asked, first, last);
     });
 }
-
-}  // extern "C"

@@ -14,7 +14,7 @@ from pathlib import Path
 OVERRIDE = "RECSYS_EMBED_KERNELS"
 """An environment variable: the path of the kernels to load instead of those that were built with the package."""
 
-ABI = 6
+ABI = 7
 """Of the signatures below; kernels.cpp has the same number."""
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
@@ -39,6 +39,17 @@ class Slots(ctypes.Structure):
     """Which lanes become one vector, as kernels.cpp has it."""
 
     _fields_ = tuple((name, c_int64) for name in ("number", "apart", "products"))
+
+
+class Source(ctypes.Structure):
+    """Ids of which a read makes row numbers, as kernels.cpp has it."""
+
+    _fields_ = (
+        ("ids", c_void_p),
+        *((name, c_int64) for name in ("wide", "count", "step", "numbering")),
+        ("constants", c_void_p),
+        *((name, c_int64) for name in ("features", "slots")),
+    )
 
 
 class Address(ctypes.Structure):
@@ -98,7 +109,7 @@ class Library:
         for function in (functions.recsys_embed_level, self.read, self.update):
             function.restype = c_int64
         asked = (c_int64, c_int64, c_int64, POINTER(Request), POINTER(Slots))
-        self.read.argtypes = [*asked, c_void_p, c_int64, c_void_p, c_int64]
+        self.read.argtypes = [*asked, POINTER(Source), c_int64, c_void_p, c_int64, c_int64, c_void_p, c_int64]
         self.update.argtypes = [
             *(*asked, c_void_p, c_void_p, c_void_p, c_void_p),
             *(c_int64, c_float, c_float, c_float, c_float, c_int64, c_void_p, c_void_p, c_void_p, c_int64),
@@ -106,6 +117,9 @@ class Library:
         self.address = functions.recsys_embed_address
         self.address.restype = None
         self.address.argtypes = [c_int64, c_int64, POINTER(Address)]
+        self.first_outside = functions.recsys_embed_first_outside
+        self.first_outside.restype = c_int64
+        self.first_outside.argtypes = [c_int64, c_int64, c_void_p, *(c_int64,) * 4, c_void_p, c_void_p]
         self.combine = functions.recsys_embed_combine
         self.combine.restype = None
         self.combine.argtypes = [c_int64, c_int64, POINTER(Combination)]

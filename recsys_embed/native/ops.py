@@ -1,5 +1,5 @@
-"""The kernels as torch operators, on CPU: ``recsys_embed::address``, ``read_rows``, ``update_rows``, ``combine`` and
-``multiply_pairs``.
+"""The kernels as torch operators, on CPU: ``recsys_embed::first_outside``, ``address``, ``read_rows``, ``update_rows``,
+``combine`` and ``multiply_pairs``.
 
 Shapes: L lanes, B samples, W width, M occurrences, V vectors, S width of the optimizer's state, T tables, n rows of a
 store.
@@ -16,24 +16,43 @@ their rows are multiplied (1) or added (0). Where a slot is a vector they are ``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from recsys_embed.native.library import Address, Combination, Library, Pairs, PairsGradient, Request, Slots, load
+from recsys_embed.native.library import (
+    Address,
+    Combination,
+    Library,
+    Pairs,
+    PairsGradient,
+    Request,
+    Slots,
+    Source,
+    load,
+)
+from recsys_embed.tables.buffers import Buffers
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.int16: 4}
 """Of stores, by their number in kernels.cpp."""
+
+NUMBERINGS = {"as_they_are": 0, "hashes": 1, "digits": 2}
+"""Of ids, by their number in kernels.cpp."""
 
 RULES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2, "lazy_adam": 3}
 
 FINE, NO_MEMORY = -1, -(2**63) + 1
 
+_PRODUCTS = Buffers()
+
 _NAMESPACE = torch.library.Library("recsys_embed", "DEF")
+_NAMESPACE.define("first_outside(Tensor ids, Tensor? offsets, Tensor sizes) -> int")
 _NAMESPACE.define("address(Tensor ids, Tensor first, Tensor second, bool digits) -> Tensor")
 _NAMESPACE.define(
     "read_rows(Tensor(a!) out, Tensor(b!)? kept, int[] slots, Tensor store, Tensor lanes, Tensor grids, int batch, "
-    "Tensor rows, Tensor? offsets, Tensor? weights, bool stream) -> int"
+    "Tensor(c!) rows, Tensor? offsets, Tensor? weights, Tensor[] ids, int[] lanes_of, int[] numberings, "
+    "Tensor?[] constants, bool stream) -> int"
 )
 _NAMESPACE.define(
     "update_rows(Tensor(a!) store, Tensor(b!) state, Tensor lanes, Tensor grids, Tensor order, Tensor bounds, "
@@ -41,11 +60,22 @@ _NAMESPACE.define(
     "float lr, float eps, float[] betas, int step) -> int"
 )
 _NAMESPACE.define("combine(Tensor(a!) out, Tensor slots, Tensor? gradient, bool products) -> ()")
-_NAMESPACE.define("multiply_pairs(Tensor(a!) out, Tensor? first, Tensor others) -> ()")
-_NAMESPACE.define(
-    "multiply_pairs_back(Tensor(a!)? of_first, Tensor(b!) of_others, Tensor gradient, Tensor? first, Tensor others) "
-    "-> ()"
-)
+_NAMESPACE.define("multiply_pairs(Tensor? first, Tensor others, int padding) -> Tensor")
+_NAMESPACE.define("multiply_pairs_back(Tensor gradient, Tensor? first, Tensor others) -> (Tensor, Tensor)")
+
+
+def _first_outside(ids: Tensor, offsets: Tensor | None, sizes: Tensor) -> int:
+    """The first of ``ids`` (int32 or int64) that is not in ``[0, size)`` of its feature, or -1: its place in memory, of
+    ``[F, B]``, contiguous within a feature, or of bags ``[N]`` with offsets ``[F*B + 1]``."""
+    library = _library()
+    features, bags = sizes.numel(), offsets is not None
+    batch = (offsets.numel() - 1) // max(features, 1) if offsets is not None else ids.shape[1]
+    found = library.first_outside(
+        *(library.level, torch.get_num_threads(), ids.data_ptr(), int(ids.dtype == torch.int64)),
+        *(features, batch, 0 if bags else ids.stride(0), None if offsets is None else offsets.data_ptr()),
+        sizes.data_ptr(),
+    )
+    return int(found)
 
 
 def _address(ids: Tensor, first: Tensor, second: Tensor, digits: bool) -> Tensor:
@@ -85,10 +115,18 @@ def _read_rows(
     rows: Tensor,
     offsets: Tensor | None,
     weights: Tensor | None,
+    ids: Sequence[Tensor],
+    lanes_of: Sequence[int],
+    numberings: Sequence[int],
+    constants: Sequence[Tensor | None],
     stream: bool,
 ) -> int:
-    """Write the vectors of the pooled rows to ``out [B, V, W]`` (float32, contiguous within a sample), and the rows to
-    ``kept [B, L, W]``, which slots that are alone do not take; with ``stream`` past the caches.
+    """Write the vectors of the pooled rows to ``out [B, V, W]`` (float32 or bfloat16, contiguous within a sample), and
+    the rows to ``kept [B, L, W]``, which slots that are alone do not take; with ``stream`` past the caches.
+
+    With ``ids`` the int32 ``rows`` are made first, and written. Those of each source are ``[F, B]``, contiguous within
+    a feature, or of bags ``[N]``, for so many of the lanes; its numbering is one of ``NUMBERINGS``, and its constants,
+    if any, ``[2, F, S]``.
 
     Returns:
         -1; or, with nothing read, the first occurrence whose row its table does not have, or -2 - bag where offsets do
@@ -96,12 +134,15 @@ def _read_rows(
     """
     library = _library()
     asked = _request(store, lanes, grids, batch, rows, offsets, weights)
+    bf16 = out.dtype == torch.bfloat16
+    sources = [_source(*one) for one in zip(ids, lanes_of, numberings, constants, strict=True)]
     found = library.read(
         *(library.level, torch.get_num_threads(), TYPES[store.dtype], asked, Slots(*slots)),
-        *(out.data_ptr(), out.stride(0), None if kept is None else kept.data_ptr(), int(stream)),
+        *((Source * len(sources))(*sources), len(sources), out.data_ptr(), out.stride(0), int(bf16)),
+        *(None if kept is None else kept.data_ptr(), int(stream)),
     )
     if found == NO_MEMORY:
-        raise MemoryError("no memory to combine rows in")
+        raise MemoryError("no memory to number and combine rows in")
     return int(found)
 
 
@@ -160,19 +201,42 @@ def _combine(out: Tensor, slots: Tensor, gradient: Tensor | None, products: bool
     library.combine(library.level, torch.get_num_threads(), asked)
 
 
-def _multiply_pairs(out: Tensor, first: Tensor | None, others: Tensor) -> None:
-    """Write to each row of ``out`` the vector of ``first [B, D]``, the products of all pairs of it and ``others
-    [B, F, D]``, and zeros to the end. Products are the lower triangle of the Gram matrix, row by row. All are
-    contiguous float32."""
-    _pairs(out, first, others, None)
+def _multiply_pairs(first: Tensor | None, others: Tensor, padding: int) -> Tensor:
+    """Rows of the vector of ``first [B, D]``, if there are any; the products of all pairs of it and ``others
+    [B, F, D]``, the lower triangle of the Gram matrix, row by row; and zeros. All are float32; it has a gradient."""
+    own, rest = None if first is None else first.contiguous(), others.contiguous()
+    out = _PRODUCTS.take(len(rest), _columns(first, others, padding))
+    _pairs(out, own, rest, None)
+    return out
 
 
-def _multiply_pairs_back(
-    of_first: Tensor | None, of_others: Tensor, gradient: Tensor, first: Tensor | None, others: Tensor
-) -> None:
-    """Write the gradients of the vectors, by that of what ``multiply_pairs`` gave."""
-    where = PairsGradient(gradient.data_ptr(), None if of_first is None else of_first.data_ptr(), of_others.data_ptr())
-    _pairs(gradient, first, others, where)
+def _columns(first: Tensor | None, others: Tensor, padding: int) -> int:
+    vectors = others.shape[1] + (first is not None)
+    return (0 if first is None else others.shape[2]) + vectors * (vectors - 1) // 2 + padding
+
+
+def _multiply_pairs_back(gradient: Tensor, first: Tensor | None, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of ``first``, empty where there are none, and of ``others``."""
+    own, rest = None if first is None else first.contiguous(), others.contiguous()
+    of_first = others.new_empty(0) if own is None else torch.empty_like(own)
+    of_others, gradient = _PRODUCTS.take(*rest.shape), gradient.contiguous()
+    where = PairsGradient(gradient.data_ptr(), None if own is None else of_first.data_ptr(), of_others.data_ptr())
+    _pairs(gradient, own, rest, where)
+    return of_first, of_others
+
+
+def _keep_factors(ctx: Any, inputs: tuple[Tensor | None, Tensor, int], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _gradients_of_factors(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+    first, others = ctx.saved_tensors
+    of_first, of_others = multiply_pairs_back(gradient.to(torch.float32), first, others)
+    return None if first is None else of_first, of_others, None
+
+
+def _no_second_gradients(ctx: Any, *gradients: Tensor) -> None:
+    raise RuntimeError("products of pairs have gradients, and no gradients of these, by the native kernels")
 
 
 def _pairs(rows: Tensor, first: Tensor | None, others: Tensor, by: PairsGradient | None) -> None:
@@ -205,6 +269,13 @@ def _request(
     )
 
 
+def _source(ids: Tensor, lanes: int, numbering: int, constants: Tensor | None) -> Source:
+    where, slots = (None, 1) if constants is None else (constants.data_ptr(), constants.shape[2])
+    step = ids.stride(0) if ids.dim() == 2 and ids.numel() else 0
+    wide = int(ids.dtype == torch.int64)
+    return Source(ids.data_ptr(), wide, ids.numel(), step, numbering, where, lanes // slots, slots)
+
+
 def _library() -> Library:
     library = load()
     if isinstance(library, str):
@@ -212,6 +283,7 @@ def _library() -> Library:
     return library
 
 
+_NAMESPACE.impl("first_outside", _first_outside, "CPU")
 _NAMESPACE.impl("address", _address, "CPU")
 _NAMESPACE.impl("read_rows", _read_rows, "CPU")
 _NAMESPACE.impl("update_rows", _update_rows, "CPU")
@@ -219,11 +291,28 @@ _NAMESPACE.impl("combine", _combine, "CPU")
 _NAMESPACE.impl("multiply_pairs", _multiply_pairs, "CPU")
 _NAMESPACE.impl("multiply_pairs_back", _multiply_pairs_back, "CPU")
 torch.library.register_fake("recsys_embed::address", _address_fake, lib=_NAMESPACE)
-torch.library.register_fake("recsys_embed::read_rows", lambda *args: FINE, lib=_NAMESPACE)
-torch.library.register_fake("recsys_embed::update_rows", lambda *args: FINE, lib=_NAMESPACE)
-for _nothing in ("combine", "multiply_pairs", "multiply_pairs_back"):
-    torch.library.register_fake(f"recsys_embed::{_nothing}", lambda *args: None, lib=_NAMESPACE)
+for _checking in ("first_outside", "read_rows", "update_rows"):
+    torch.library.register_fake(f"recsys_embed::{_checking}", lambda *args: FINE, lib=_NAMESPACE)
+torch.library.register_fake("recsys_embed::combine", lambda *args: None, lib=_NAMESPACE)
+torch.library.register_fake(
+    "recsys_embed::multiply_pairs",
+    lambda first, others, padding: others.new_empty(len(others), _columns(first, others, padding)),
+    lib=_NAMESPACE,
+)
+torch.library.register_fake(
+    "recsys_embed::multiply_pairs_back",
+    lambda gradient, first, others: (
+        others.new_empty(0) if first is None else first.new_empty(first.shape),
+        others.new_empty(others.shape),
+    ),
+    lib=_NAMESPACE,
+)
+torch.library.register_autograd(
+    "recsys_embed::multiply_pairs", _gradients_of_factors, setup_context=_keep_factors, lib=_NAMESPACE
+)
+torch.library.register_autograd("recsys_embed::multiply_pairs_back", _no_second_gradients, lib=_NAMESPACE)
 
+first_outside = torch.ops.recsys_embed.first_outside.default
 address = torch.ops.recsys_embed.address.default
 read_rows = torch.ops.recsys_embed.read_rows.default
 update_rows = torch.ops.recsys_embed.update_rows.default

@@ -78,18 +78,30 @@ static inline int64_t row_at(const Request& asked, int64_t place) {
     return asked.wide ? static_cast<const int64_t*>(asked.rows)[place] : static_cast<const int32_t*>(asked.rows)[place];
 }
 
-template <class INDEX>
-static inline int64_t first_outside(const INDEX* rows, int64_t begin, int64_t end, int64_t size) {
-    bool bad = false;
-    for (int64_t i = begin; i < end; i++) bad |= (rows[i] < -1) | (int64_t(rows[i]) >= size);
-    if (bad)
+// The first place of [begin, end) whose number is not one of [low, size), or -1.
+template <class INDEX, class UNSIGNED>
+INLINE int64_t first_outside(const INDEX* numbers, int64_t begin, int64_t end, int64_t low, int64_t size) {
+    UNSIGNED most = 0;  // what is below `low` is above all others
+    for (int64_t i = begin; i < end; i++) {
+        const UNSIGNED above = UNSIGNED(numbers[i]) - UNSIGNED(low);
+        most = above > most ? above : most;
+    }
+    constexpr uint64_t half = uint64_t(1) << (8 * sizeof(INDEX) - 1);
+    const uint64_t limit = uint64_t(size) < half ? uint64_t(size - low) : half - uint64_t(low);
+    if (begin < end && uint64_t(most) >= limit)
         for (int64_t i = begin; i < end; i++)
-            if (rows[i] < -1 || int64_t(rows[i]) >= size) return i;
+            if (int64_t(numbers[i]) < low || int64_t(numbers[i]) >= size) return i;
     return -1;
 }
 
+static int64_t first_outside(const void* numbers, bool wide, int64_t begin, int64_t end, int64_t low, int64_t size) {
+    if (wide) return first_outside<int64_t, uint64_t>(static_cast<const int64_t*>(numbers), begin, end, low, size);
+    return first_outside<int32_t, uint32_t>(static_cast<const int32_t*>(numbers), begin, end, low, size);
+}
+
 // The first occurrence of a lane whose row its table does not have, or -1; offsets that do not rise are -2 - their bag.
-static int64_t check_lane(const Request& asked, int64_t lane) {
+// Of rows that are made of ids, made later.
+static int64_t check_lane(const Request& asked, int64_t lane, const LaneIds* ids) {
     int64_t begin = lane * asked.batch, end = begin + asked.batch;
     if (asked.offsets) {
         const int64_t* offsets = asked.offsets;
@@ -98,9 +110,14 @@ static int64_t check_lane(const Request& asked, int64_t lane) {
         begin = offsets[begin];
         end = offsets[end];
     }
-    int64_t size = asked.sizes[lane];
-    return asked.wide ? first_outside(static_cast<const int64_t*>(asked.rows), begin, end, size)
-                      : first_outside(static_cast<const int32_t*>(asked.rows), begin, end, size);
+    const int64_t size = asked.sizes[lane];
+    if (ids && ids->numbering != AS_THEY_ARE) {
+        const bool fine = ids->second >= 1 && ids->second <= size && (ids->numbering == HASHES || ids->first >= 1);
+        return fine || begin == end ? -1 : begin;
+    }
+    if (!ids) return first_outside(asked.rows, asked.wide, begin, end, -1, size);
+    const int64_t found = first_outside(ids->ids, ids->wide, begin - ids->origin, end - ids->origin, -1, size);
+    return found < 0 ? -1 : found + ids->origin;
 }
 
 // Fetch `width` values that lie `at` values from the base: anywhere, for nothing is read.
@@ -273,7 +290,7 @@ static void read_rows(const Request& asked, const Reading& to, int64_t lane, int
     const auto* table = static_cast<const typename S::Stored*>(asked.weights) + asked.starts[lane] * width;
     const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
     const int64_t begin = lane * asked.batch;
-    float* out = to.out + first * to.step + lane * width;
+    float* out = static_cast<float*>(to.out) + first * to.step + lane * width;
     for (int64_t b = first; b < last; b++, out += to.step) {
         if (b + AHEAD < last) fetch<0>(table, row_at(asked, begin + b + AHEAD) * width, width);
         int64_t row = row_at(asked, begin + b);
@@ -298,7 +315,7 @@ static void read_bags(const Request& asked, const Reading& to, int64_t lane, int
     const float scale = asked.scales[lane], midpoint = asked.midpoints[lane];
     const int64_t* offsets = asked.offsets + lane * asked.batch;
     const int64_t end = offsets[last];
-    float* out = to.out + first * to.step + lane * width;
+    float* out = static_cast<float*>(to.out) + first * to.step + lane * width;
     for (int64_t b = first; b < last; b++, out += to.step) {
         for (int64_t c = 0; c < width; c++) out[c] = 0;
         for (int64_t i = offsets[b]; i < offsets[b + 1]; i++) {
@@ -330,7 +347,17 @@ INLINE void write_row(float* __restrict to, const float* __restrict row, int64_t
         memcpy(to, row, size_t(width) * sizeof(float));
 }
 
-// Vectors of samples [first, last), each made of the rows, or bags, of its slots.
+// To the nearest bf16, of two the even one.
+INLINE void round_row(uint16_t* __restrict to, const float* __restrict row, int64_t width) {
+    INDEPENDENT
+    for (int64_t c = 0; c < width; c++) {
+        const uint32_t bits = bits_of(row[c]);
+        const uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+        to[c] = uint16_t((bits & 0x7FFFFFFFu) > 0x7F800000u ? bits >> 16 | 0x40u : rounded);
+    }
+}
+
+// Vectors of samples [first, last), each made of the rows, or bags, of its slots. Slots alone are read by it as bf16.
 template <class S, int WIDTH>
 static void read_slots(const Request& asked, const Reading& to, int64_t vector, int64_t first, int64_t last) {
     const int64_t width = WIDTH ? WIDTH : asked.width, number = to.slots.number;
@@ -371,7 +398,10 @@ static void read_slots(const Request& asked, const Reading& to, int64_t vector, 
             else
                 combine_row<false>(whole, row, width);
         }
-        write_row(to.out + b * to.step + vector * width, whole, width, to.stream);
+        if (to.bf16)
+            round_row(static_cast<uint16_t*>(to.out) + b * to.step + vector * width, whole, width);
+        else
+            write_row(static_cast<float*>(to.out) + b * to.step + vector * width, whole, width, to.stream);
     }
 }
 
@@ -525,6 +555,7 @@ static void deal_parts(
 
 // The gradients of bags that are vectors.
 struct OfVectors {
+    static constexpr bool unrolled_dealt = true;
     const Request& asked;
     const Updating& by;
     int64_t width;
@@ -540,6 +571,7 @@ struct OfVectors {
 
 // The gradients of bags that are slots of vectors: of sums those of the vectors, of products times the other slots.
 struct OfSlots {
+    static constexpr bool unrolled_dealt = false;  // compiled in a tenth less of the time, and asked for less often
     const Request& asked;
     const Updating& by;
     int64_t width;
@@ -669,7 +701,7 @@ template <class S, int WIDTH, class GRADIENTS>
 static void update_rows(
     const Request& asked, const Updating& by, int64_t table, const Occurrence* first, const Occurrence* last) {
     if (first)
-        update_from<S, WIDTH, Dealt, GRADIENTS>(asked, by, table, Dealt{first, last});
+        update_from<S, GRADIENTS::unrolled_dealt ? WIDTH : 0, Dealt, GRADIENTS>(asked, by, table, Dealt{first, last});
     else
         update_from<S, WIDTH, Asked, GRADIENTS>(asked, by, table, Asked{asked, by, table});
 }
@@ -734,15 +766,53 @@ constexpr int64_t EXACT = int64_t(1) << 31;
 
 // Quotients of whole numbers below 2^31: of doubles, rounding never reaches the next whole number, so that the part
 // before the point is exact.
-template <class ID>
+template <class ID, class ROW>
 INLINE void digits_below_2_31(
-    int64_t* __restrict out, const ID* __restrict ids, int64_t count, double divisor, double base) {
+    ROW* __restrict out, const ID* __restrict ids, int64_t count, double divisor, double base) {
     INDEPENDENT
     for (int64_t i = 0; i < count; i++) {
         const auto quotient = int32_t(double(int32_t(ids[i])) / divisor);
         const auto turns = int32_t(double(quotient) / base);
         out[i] = quotient - int32_t(double(turns) * base);
     }
+}
+
+// Of ids with the same two constants.
+template <class ID, class ROW>
+INLINE void number_ids(
+    ROW* __restrict out, const ID* __restrict ids, int64_t count, int64_t numbering, int64_t x, int64_t y) {
+    if (numbering == AS_THEY_ARE) {
+        INDEPENDENT
+        for (int64_t i = 0; i < count; i++) out[i] = ROW(ids[i]);
+        return;
+    }
+    if (numbering == HASHES) {
+        INDEPENDENT
+        for (int64_t i = 0; i < count; i++)
+            out[i] = ROW(hash_row(uint64_t(int64_t(ids[i])), uint64_t(x), uint64_t(y)));
+        return;
+    }
+    for (int64_t begin = 0; begin < count; begin += CHUNK) {
+        const int64_t end = begin + CHUNK < count ? begin + CHUNK : count;
+        int64_t bits = 0;
+        for (int64_t i = begin; i < end; i++) bits |= int64_t(ids[i]);
+        if (bits >= 0 && bits < EXACT && x < EXACT && y < EXACT)
+            digits_below_2_31(out + begin, ids + begin, end - begin, double(x), double(y));
+        else
+            for (int64_t i = begin; i < end; i++) out[i] = ROW(digit(int64_t(ids[i]), x, y));
+    }
+}
+
+// The row numbers of a lane's occurrences [first, last).
+static void number_lane(const LaneIds& of, int32_t* rows, int64_t first, int64_t last) {
+    if (of.wide)
+        number_ids(
+            rows + first, static_cast<const int64_t*>(of.ids) + (first - of.origin), last - first, of.numbering,
+            of.first, of.second);
+    else
+        number_ids(
+            rows + first, static_cast<const int32_t*>(of.ids) + (first - of.origin), last - first, of.numbering,
+            of.first, of.second);
 }
 
 template <class ID>
@@ -753,29 +823,14 @@ INLINE void address_part(const Address& asked, int64_t line, int64_t first, int6
                   *other = asked.constants[1] + a * asked.constant_strides[1][0] + b * asked.constant_strides[1][1];
     const int64_t step = asked.strides[2], steps[2] = {asked.constant_strides[0][2], asked.constant_strides[1][2]};
     int64_t* __restrict out = asked.rows + line * asked.sizes[2];
-    const bool constant = step == 1 && steps[0] == 0 && steps[1] == 0;
-    if (!constant) {
-        for (int64_t i = first; i < last; i++) {
-            const auto id = int64_t(ids[i * step]);
-            const int64_t x = one[i * steps[0]], y = other[i * steps[1]];
-            out[i] = asked.digits ? digit(id, x, y) : hash_row(uint64_t(id), uint64_t(x), uint64_t(y));
-        }
+    if (step == 1 && steps[0] == 0 && steps[1] == 0) {
+        number_ids(out + first, ids + first, last - first, asked.digits ? DIGITS : HASHES, *one, *other);
         return;
     }
-    const int64_t x = *one, y = *other;
-    if (!asked.digits) {
-        INDEPENDENT
-        for (int64_t i = first; i < last; i++) out[i] = hash_row(uint64_t(int64_t(ids[i])), uint64_t(x), uint64_t(y));
-        return;
-    }
-    for (int64_t begin = first; begin < last; begin += CHUNK) {
-        const int64_t count = begin + CHUNK < last ? CHUNK : last - begin;
-        int64_t bits = 0;
-        for (int64_t i = begin; i < begin + count; i++) bits |= int64_t(ids[i]);
-        if (bits >= 0 && bits < EXACT && x < EXACT && y < EXACT)
-            digits_below_2_31(out + begin, ids + begin, count, double(x), double(y));
-        else
-            for (int64_t i = begin; i < begin + count; i++) out[i] = digit(int64_t(ids[i]), x, y);
+    for (int64_t i = first; i < last; i++) {
+        const auto id = int64_t(ids[i * step]);
+        const int64_t x = one[i * steps[0]], y = other[i * steps[1]];
+        out[i] = asked.digits ? digit(id, x, y) : hash_row(uint64_t(id), uint64_t(x), uint64_t(y));
     }
 }
 
@@ -792,8 +847,8 @@ static void address_line(const Address& asked, int64_t line, int64_t first, int6
 template <class S, int WIDTH>
 static constexpr Kernels kernels() {
     return {
-        check_lane, read_rows<S, WIDTH>, read_bags<S, WIDTH>, read_slots<S, WIDTH>, count_parts, deal_parts,
-        update_rows<S, WIDTH, OfVectors>, update_rows<S, WIDTH, OfSlots>};
+        check_lane, number_lane, read_rows<S, WIDTH>, read_bags<S, WIDTH>, read_slots<S, WIDTH>,
+        count_parts, deal_parts, update_rows<S, WIDTH, OfVectors>, update_rows<S, WIDTH, OfSlots>};
 }
 
 // Common widths of fp32 have code of their own.

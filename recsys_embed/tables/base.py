@@ -29,6 +29,7 @@ from recsys_embed.ids import offsets_of
 from recsys_embed.seeds import seed_of
 from recsys_embed.tables.combination import Combination, combined, product_gradient
 from recsys_embed.tables.rounding import TORCH_TYPES, dequantise
+from recsys_embed.tables.source import Source
 
 RULES = ("sgd", "adagrad", "rowwise_adagrad", "lazy_adam")
 """Optimizers of tables."""
@@ -88,15 +89,63 @@ class Group:
         return (spread.transpose(1, 2) if self.apart else spread).flatten(1, 2)
 
 
-@dataclass(frozen=True)
 class Request:
     """The bags to read for one group; see the module's shapes. Row numbers count within each lane's table; an
-    absent row, -1, is only for tables that take it (:attr:`Tables.takes_absent`)."""
+    absent row, -1, is only for tables that take it (:attr:`Tables.takes_absent`).
 
-    rows: Tensor
-    batch: int
-    offsets: Tensor | None = None
-    weights: Tensor | None = None
+    Args:
+        rows: row numbers, or what a read can make them of: the sources of all lanes, one after another.
+        batch: B.
+        offsets: of bags, ``[L*B + 1]``.
+        weights: of bags, ``[M]``.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor | Sequence[Source],
+        batch: int,
+        offsets: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.batch, self.offsets, self.weights = batch, offsets, weights
+        if isinstance(rows, Tensor):
+            bags = 0 if offsets is None else offsets.numel() - 1
+            rows = [Source.of(rows, rows.shape[0] if offsets is None else bags // max(batch, 1))]
+        self._sources = list(rows)
+        (first, *others) = self._sources
+        self._rows = first.rows() if first.numbering == "as_they_are" and not others else None
+
+    @property
+    def sources(self) -> list[Source]:
+        """What it is about."""
+        return self._sources
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the row numbers."""
+        if self._rows is not None:
+            return tuple(self._rows.shape)
+        counts = [one.ids.numel() * one.slots for one in self._sources]
+        if self.offsets is not None:
+            return (sum(counts),)
+        assert all(count == one.lanes * self.batch for count, one in zip(counts, self._sources, strict=True))
+        return (sum(one.lanes for one in self._sources), self.batch)
+
+    @property
+    def made(self) -> bool:
+        """Whether row numbers are there already."""
+        return self._rows is not None
+
+    @property
+    def rows(self) -> Tensor:
+        """Row numbers, ``[L, B]`` or ``[M]``; made now where no read has :meth:`keep` them."""
+        if self._rows is None:
+            self._rows = torch.cat([one.rows() for one in self._sources])
+        return self._rows
+
+    def keep(self, rows: Tensor) -> None:
+        """Take up the row numbers that a read has made."""
+        self._rows = rows
 
     def jagged(self) -> tuple[Tensor, Tensor]:
         """Flat rows ``[M]`` and offsets ``[L*B + 1]``, also of a matrix."""
@@ -104,6 +153,18 @@ class Request:
             return self.rows, self.offsets
         flat = self.rows.reshape(-1)
         return flat, torch.arange(flat.numel() + 1, device=flat.device)
+
+    def with_offsets(self) -> Request:
+        """The same bags, with offsets also where each holds one row."""
+        if self.offsets is not None:
+            return self
+        rows, offsets = self.jagged()
+        return Request(rows, self.batch, offsets)
+
+    def factors(self) -> Tensor:
+        """The weights of bags ``[M]``, ones where there are none."""
+        assert self.offsets is not None
+        return torch.ones(int(self.offsets[-1]), device=self.offsets.device) if self.weights is None else self.weights
 
     def without_absent(self) -> Request:
         """The same bags without their rows -1."""
@@ -136,12 +197,7 @@ class Request:
 
         weights = None
         if any(request.weights is not None for request in requests):
-            weights = by_lane(
-                [
-                    torch.ones(rows.numel(), device=rows.device) if r.weights is None else r.weights
-                    for (rows, _), r in zip(flats, requests, strict=True)
-                ]
-            )
+            weights = by_lane([request.with_offsets().factors() for request in requests])
         return Request(by_lane([rows for rows, _ in flats]), batch, offsets_of(lengths), weights)
 
 

@@ -62,8 +62,8 @@ class NativeTables(StoredTables):
         return self._reads.read_to_train(group, request)
 
     def read_into(self, out: Tensor, group: int, request: Request) -> Tensor:
-        """:meth:`read_vectors` into float32 memory of the caller's, ``[B, V, W]``, where a sample's vectors lie side by
-        side, and samples perhaps apart; returns it.
+        """:meth:`read_vectors` into float32 or bfloat16 memory of the caller's, ``[B, V, W]``, where a sample's vectors
+        lie side by side, and samples perhaps apart; returns it.
 
         Raises:
             DataError: as :meth:`read`.

@@ -26,6 +26,10 @@ STREAMED_WIDTH, STREAMED_BYTES = 32, 2**22
 at 16."""
 
 
+_INTEGERS = (torch.int32, torch.int64)
+_OUTPUTS = (torch.float32, torch.bfloat16)
+
+
 @dataclass(frozen=True)
 class Lanes:
     """The constants of a group, as the operators take them."""
@@ -104,8 +108,8 @@ class NativeReads:
         return kept, self._read(out, kept, self.lanes[group].slots, group, request)
 
     def read_into(self, out: Tensor, group: int, request: Request) -> Tensor:
-        """:meth:`read_vectors` into float32 memory of the caller's, ``[B, V, W]``, where a sample's vectors lie side by
-        side, and samples perhaps apart; returns it.
+        """:meth:`read_vectors` into float32 or bfloat16 memory of the caller's, ``[B, V, W]``, where a sample's vectors
+        lie side by side, and samples perhaps apart; returns it.
 
         Raises:
             DataError: as :meth:`read`.
@@ -114,9 +118,10 @@ class NativeReads:
         width = self._groups[group].width
         shape = (request.batch, self._groups[group].vectors, width)
         apart = out.dim() == 3 and out.stride()[1:] == (width, 1) and out.stride(0) >= shape[1] * width
-        if out.shape != shape or out.dtype != torch.float32 or not (apart or out.is_contiguous()):
+        if out.shape != shape or out.dtype not in _OUTPUTS or not (apart or out.is_contiguous()):
             raise ValueError(
-                f"vectors are read into float32 {shape}, contiguous within a sample; got {out.dtype} {tuple(out.shape)}"
+                f"vectors are read into float32 or bfloat16 {shape}, contiguous within a sample; "
+                f"got {out.dtype} {tuple(out.shape)}"
             )
         return self._read(out, None, self.lanes[group].slots, group, request)
 
@@ -126,21 +131,28 @@ class NativeReads:
     def _read(
         self, out: Tensor, kept: Tensor | None, slots: tuple[int, int, int], group: int, request: Request
     ) -> Tensor:
-        from recsys_embed.native.ops import FINE, read_rows
+        from recsys_embed.native.ops import FINE, NUMBERINGS, read_rows
 
         width, here = self._groups[group].width, self.lanes[group]
         stream = width >= STREAMED_WIDTH and out.numel() * 4 >= STREAMED_BYTES
+        sources = [] if request.made else request.sources
+        rows, *bags = self.bags(group, request)
         bad = read_rows(
-            *(out, kept, slots, self._stores[group].weights, here.lanes, here.grids),
-            *(request.batch, *self.bags(group, request), stream),
+            *(out, kept, slots, self._stores[group].weights, here.lanes, here.grids, request.batch, rows, *bags),
+            *([_ids(one.ids) for one in sources], [one.lanes for one in sources]),
+            *([NUMBERINGS[one.numbering] for one in sources], [one.constants for one in sources], stream),
         )
         if bad != FINE:
             raise self.refused(group, request, bad)
+        if sources:
+            request.keep(rows)
         return out
 
     def bags(self, group: int, request: Request) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Rows, offsets and weights of the types that the operators take, and of the right number."""
-        rows, offsets, weights = request.rows, request.offsets, request.weights
+        """Rows, offsets and weights of the types that the operators take, and of the right number; rows that a read is
+        to make are memory for them."""
+        rows = request.rows if request.made else torch.empty(request.shape, dtype=torch.int32)
+        offsets, weights = request.offsets, request.weights
         lanes = len(self._groups[group].lanes)
         if offsets is None and tuple(rows.shape) != (lanes, request.batch):
             raise DataError(f"rows are [L, B] = {[lanes, request.batch]}, got {list(rows.shape)}")
@@ -148,7 +160,7 @@ class NativeReads:
             raise DataError(f"offsets are [L*B + 1] = [{lanes * request.batch + 1}], got {list(offsets.shape)}")
         if weights is not None and (offsets is None or weights.numel() != rows.numel()):
             raise DataError(f"weights are those of bags, [M] = [{rows.numel()}], got {list(weights.shape)}")
-        if rows.dtype not in (torch.int32, torch.int64):
+        if rows.dtype not in _INTEGERS:
             rows = rows.to(torch.int64)
         if offsets is not None:
             offsets = offsets.to(torch.int64).contiguous()
@@ -166,3 +178,9 @@ class NativeReads:
         lane = int(torch.searchsorted(offsets, offsets.new_tensor(bad), right=True) - 1) // request.batch
         name, value = lanes[lane], int(rows[bad])
         return DataError(f"table {name!r} has rows [0, {self._specs[name].rows})", value=value)
+
+
+def _ids(ids: Tensor) -> Tensor:
+    """Of a type that the operators take, side by side within a feature."""
+    ids = ids if ids.dtype in _INTEGERS else ids.to(torch.int64)
+    return ids if ids.stride(-1) == 1 else ids.contiguous()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -82,8 +83,10 @@ def test_threads_and_instruction_sets_change_no_bit(
 @needs_kernels
 def test_who_takes_what(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels take float32, and not too many; a first vector of another type is converted; views are copied."""
-    taken = []
-    monkeypatch.setattr(pairs._PairProducts, "apply", lambda *given: taken.append(given))
+    from recsys_embed.native import ops
+
+    taken: list[Any] = []
+    monkeypatch.setattr(ops, "multiply_pairs", lambda *given: taken.append(given))
     first, others = drawn(4, 5, 6, with_first=True)
     assert first is not None
     PairProducts(6)(first.bfloat16(), others)
@@ -133,6 +136,47 @@ def test_a_model_learns_the_same_from_them_as_from_torch(bf16: bool, monkeypatch
         assert one is not None
         assert other is not None
         assert (one - other).norm() <= rounding * other.norm()
+
+
+@needs_kernels
+def test_there_are_no_second_gradients_and_nobody_gets_wrong_ones() -> None:
+    first, others = drawn(4, 5, 6, with_first=True)
+    others.requires_grad_()
+    (gradient,) = torch.autograd.grad(PairProducts(6)(first, others).sum(), others, create_graph=True)
+    with pytest.raises(RuntimeError, match="no gradients of these"):
+        gradient.sum().backward()
+
+
+@needs_kernels
+@pytest.mark.slow  # to compile
+def test_what_is_compiled_takes_them_and_what_is_exported_does_not() -> None:
+    """With the same gradients; a program that is exported runs where this package is not."""
+    first, others = drawn(40, 5, 8, with_first=True)
+    assert first is not None
+    module = PairProducts(6)
+    found = []
+
+    def graph(module: torch.fx.GraphModule, _: Any) -> Any:
+        found.append(str(module.graph))
+        return module.forward
+
+    def chained(first: Tensor, others: Tensor) -> Tensor:
+        return module(first, others, 3) * 2
+
+    results = []
+    for program in (chained, torch.compile(chained, backend=graph, fullgraph=True, dynamic=False)):
+        leaves = first.clone().requires_grad_(), others.clone().requires_grad_()
+        out = program(*leaves)
+        out.square().sum().backward()
+        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*results, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+    assert "multiply_pairs" in found[0]
+    exported = torch.export.export(module, (first, others, 3))
+    assert "multiply_pairs" not in str(exported.graph)
+    torch.testing.assert_close(exported.module()(first, others, 3), module(first, others, 3), rtol=1e-5, atol=1e-5)
 
 
 def test_a_view_gives_what_its_copy_does() -> None:

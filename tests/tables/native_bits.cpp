@@ -2,24 +2,43 @@
 //
 //     native_bits THREADS LEVEL
 //
-// Linked without torch, and so without OpenMP: threads are those of the standard library.
+// Linked with the kernels, but without torch, and so without OpenMP: threads are those of the standard library.
+
+#include "../../recsys_embed/native/interface.h"
 
 #include <cstdio>
-
-#include "../../recsys_embed/native/kernels.cpp"
+#include <cstdlib>
+#include <cstring>
+#include <vector>
 
 namespace {
 
 uint64_t drawn = 0;
 
-uint64_t draw() { return mix(drawn += 0x9E3779B97F4A7C15u); }
+uint64_t draw() {
+    uint64_t bits = drawn += 0x9E3779B97F4A7C15u;
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9u;
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EBu;
+    return bits ^ bits >> 31;
+}
+
+uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 
 float draw_float() { return float(draw() >> 40) / float(1 << 24) - 0.5f; }
 
 template <class T>
 uint64_t digest(const std::vector<T>& values, uint64_t hash = 14695981039346656037u) {
     const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
-    for (size_t i = 0; i < values.size() * sizeof(T); i++) hash = (hash ^ bytes[i]) * 1099511628211u;
+    for (size_t i = 0, size = values.size() * sizeof(T); i < size; i += 8) {
+        uint64_t word = 0;  // little-endian
+        memcpy(&word, bytes + i, size - i < 8 ? size - i : 8);
+        hash = (hash ^ word) * 1099511628211u;
+        hash ^= hash >> 32;
+    }
     return hash;
 }
 
@@ -71,14 +90,43 @@ uint64_t trained(
     const int64_t vectors = lanes / slots.number;
     std::vector<float> out(size_t(batch * vectors * width)), kept(slots.products ? size_t(batch * lanes * width) : 0);
     float* const keep = slots.products ? kept.data() : nullptr;
-    must(recsys_embed_read(level, threads, type, &request, &slots, out.data(), vectors * width, keep, width >= 32));
+    must(recsys_embed_read(
+        level, threads, type, &request, &slots, nullptr, 0, out.data(), vectors * width, 0, keep, width >= 32));
+    std::vector<uint16_t> halves(out.size());
+    must(recsys_embed_read(
+        level, threads, type, &request, &slots, nullptr, 0, halves.data(), vectors * width, 1, nullptr, 0));
     const int64_t held[] = {0, width, 1, 2 * width};
     std::vector<float> state(size_t(rows * held[rule]), 0.01f);
     for (int64_t step = 1; step < 4; step++)
         must(recsys_embed_update(
             level, threads, type, &request, &slots, keep, store.data(), state.data(), gradient.data(), rule, -0.1f, 1e-8f, 0.1f, 0.001f,
             step, seeds, order, bounds, 4));
-    return digest(state, digest(store, digest(kept, digest(out))));
+    return digest(state, digest(store, digest(kept, digest(halves, digest(out)))));
+}
+
+// Read by rows that are made of ids: as they are, by a hash of two slots, and by digits of two features.
+uint64_t made(int64_t level, int64_t threads, bool wide) {
+    constexpr int64_t lanes = 5, batch = 3000, width = 16, starts[lanes] = {0, 50, 50, 90, 120};
+    constexpr int64_t sizes[lanes] = {50, 40, 40, 30, 20}, hashes[] = {3, -9, 40, 40}, digits[] = {1, 7, 30, 20};
+    const std::vector<float> ones(lanes, 1.0f), store = floats(140 * width);
+    std::vector<int32_t> ids(4 * batch), rows(lanes * batch);
+    for (int32_t& id : ids) id = int32_t(draw() % 50);
+    const std::vector<int64_t> wider(ids.begin(), ids.end());
+    const auto at = [&](int64_t feature) -> const void* {
+        return wide ? static_cast<const void*>(&wider[size_t(feature * batch)]) : &ids[size_t(feature * batch)];
+    };
+    const Source sources[] = {
+        {at(0), wide, batch, batch, AS_THEY_ARE, nullptr, 1, 1},
+        {at(1), wide, batch, batch, HASHES, hashes, 1, 2},
+        {at(2), wide, 2 * batch, batch, DIGITS, digits, 2, 1}};
+    const Request request{
+        store.data(), starts, sizes, ones.data(), ones.data(), lanes, batch, width, rows.data(), 0, lanes * batch,
+        nullptr, nullptr};
+    std::vector<float> out(size_t(batch * lanes * width));
+    const Slots alone{1, 1, 0};
+    must(recsys_embed_read(
+        level, threads, 0, &request, &alone, sources, 3, out.data(), lanes * width, 0, nullptr, 0));
+    return digest(rows, digest(out));
 }
 
 void report(const char* what, int first, int second, uint64_t digest) {
@@ -93,12 +141,16 @@ int main(int count, char** arguments) {
     for (int type = 0; type < 5; type++)
         for (int rule = 0; rule < 4; rule++) {
             uint64_t found = 0;
+            int64_t next = 0;
             for (int64_t width : {1, 3, 4, 8, 15, 16, 17, 32, 64})
-                for (bool jagged : {false, true})
-                    for (const Slots& slots : {Slots{1, 1, 0}, Slots{2, 1, 1}, Slots{3, 2, 1}, Slots{3, 1, 0}})
+                for (bool jagged : {false, true}) {
+                    const Slots several[] = {{2, 1, 1}, {3, 2, 1}, {3, 1, 0}};
+                    for (const Slots& slots : {Slots{1, 1, 0}, several[next++ % 3]})
                         found = found * 31 + trained(level, threads, type, rule, jagged, width, slots);
+                }
             report("rows", type, rule, found);
         }
+    for (bool wide : {false, true}) report("made", wide, 0, made(level, threads, wide));
     std::vector<int64_t> ids(20'000);
     for (int64_t& id : ids) id = int64_t(draw() % 3'000'000'000u) - 5;
     const int64_t ones[] = {1, 3, 70, 1000, 99'999}, others[] = {5, 17, 1 << 20, 12, 2'147'483'647};

@@ -1,7 +1,8 @@
 """The kernels by other compilers and for another processor: the same bits.
 
-``native_bits.cpp`` is built by each compiler that is there. Of this processor all instruction sets are compared; for
-arm64 Debian's ``g++-aarch64-linux-gnu`` builds it, and ``qemu-user`` runs it.
+``native_bits.cpp`` is linked with the kernels that were built with the package, and with those of each other compiler
+that is there. Of this processor all instruction sets are compared; for arm64 Debian's ``g++-aarch64-linux-gnu`` builds
+them, and ``qemu-user`` runs it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 from recsys_embed.native.library import load
 
 SOURCE = Path(__file__).with_name("native_bits.cpp")
+KERNELS = SOURCE.parents[2] / "recsys_embed" / "native" / "kernels.cpp"
 PROJECT = tomllib.loads((SOURCE.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
 (MODULE,) = PROJECT["tool"]["setuptools"]["ext-modules"]
 
@@ -26,11 +28,12 @@ if isinstance(LIBRARY, str):
 pytestmark = pytest.mark.slow  # to compile
 
 
-def built(compiler: str, out: Path, *flags: str) -> Path:
+def built(compiler: str, out: Path, kernels: Path, *flags: str) -> Path:
     command = shutil.which(compiler)
     if command is None:
         pytest.skip(f"no {compiler}")
-    subprocess.run([command, *MODULE["extra-compile-args"], *flags, "-o", str(out), str(SOURCE)], check=True)
+    arguments = [*MODULE["extra-compile-args"], *flags, "-o", str(out), str(SOURCE), str(kernels)]
+    subprocess.run([command, *arguments], check=True)
     return out
 
 
@@ -42,15 +45,16 @@ def bits(*command: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By the usual compiler of this machine."""
-    return built("c++", tmp_path_factory.mktemp("host") / "bits")
+    """Of the kernels that everybody runs."""
+    assert not isinstance(LIBRARY, str)
+    return built("c++", tmp_path_factory.mktemp("host") / "bits", LIBRARY.path)
 
 
 @pytest.fixture(scope="module")
 def expected(program: Path) -> list[str]:
     """On one thread, by the instructions that every processor of this kind has."""
     found = bits(program, 1, 0)
-    assert len({line.split()[-1] for line in found}) == len(found) == 27
+    assert len({line.split()[-1] for line in found}) == len(found) == 29
     return found
 
 
@@ -64,7 +68,7 @@ def test_threads_of_the_standard_library_and_every_instruction_set(
 
 
 def test_clang(expected: list[str], tmp_path: Path) -> None:
-    program = built("clang++", tmp_path / "bits")
+    program = built("clang++", tmp_path / "bits", KERNELS)
     assert not isinstance(LIBRARY, str)
     for level in range(LIBRARY.best_level + 1):
         assert bits(program, 2, level) == expected
@@ -74,5 +78,5 @@ def test_arm64(expected: list[str], tmp_path: Path) -> None:
     qemu = shutil.which("qemu-aarch64")
     if qemu is None:
         pytest.skip("no qemu-aarch64")
-    program = built("aarch64-linux-gnu-g++", tmp_path / "bits", "-static")
+    program = built("aarch64-linux-gnu-g++", tmp_path / "bits", KERNELS, "-static")
     assert bits(qemu, program, 2, 0) == expected

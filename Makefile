@@ -31,7 +31,7 @@ report: install ## run the compression report on planted data; the last line is 
 	@$(RUN) recsys_embed report --planted --out report-planted
 
 test: install ## run the tests, a process a core
-	@$(RUN) pytest -n auto --dist loadfile
+	@$(RUN) pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # The sanitizers' library must be there before Python is, and C++'s for the exceptions that torch throws. Python and torch
 # leak on purpose.

@@ -22,8 +22,6 @@ def as_ids(ids: Any, features: Sequence[Feature]) -> Ids:
     if isinstance(ids, Ids):
         return _checked(ids, features)
     if isinstance(ids, Tensor):
-        if ids.dim() != 2 or ids.shape[0] != len(features):
-            raise DataError(f"ids are [F, B] with F = {len(features)}, got {list(ids.shape)}")
         return _checked(Ids(ids, len(features)), features)
     if isinstance(ids, Mapping):
         return _checked(_from_mapping(ids, features), features)
@@ -45,6 +43,8 @@ def _checked(ids: Ids, features: Sequence[Feature]) -> Ids:
         raise DataError(f"the layer has {len(features)} features, the batch {ids.features}")
     offsets = ids.offsets
     if offsets is None:
+        if ids.values.dim() != 2 or len(ids.values) != len(features):
+            raise DataError(f"ids are [F, B] with F = {len(features)}, got {list(ids.values.shape)}")
         return ids
     count = ids.values.numel()
     if ids.values.dim() != 1 or offsets.dim() != 1 or not len(offsets) or (offsets.numel() - 1) % len(features):

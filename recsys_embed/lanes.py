@@ -151,8 +151,7 @@ def join(requests: Sequence[Request]) -> Request:
     lengths = []
     for request in requests:
         assert request.offsets is not None
-        lanes = sum(source.lanes for source in request.sources)
-        each = request.offsets.diff().view(lanes, request.batch)
+        each = request.offsets.diff().view(request.lanes, request.batch)
         lengths.append(torch.nn.functional.pad(each, (0, batch - request.batch)))
     weighted = any(request.weights is not None for request in requests)
     weights = torch.cat([request.factors() for request in requests]) if weighted else None

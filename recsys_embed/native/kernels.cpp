@@ -25,7 +25,7 @@ struct OutOfMemory {};
 // The ids of one lane, of which its row numbers are made.
 struct LaneIds {
     const void* ids;  // of its occurrences from `origin` on
-    int64_t wide, origin, numbering, first, second;
+    int64_t wide, origin, count, numbering, first, second;
 };
 
 struct Reading {
@@ -286,7 +286,7 @@ int64_t check(const Kernels& kernels, const Request& asked, const LaneIds* ids, 
     run(threads, asked.lanes, [&](int64_t lane) {
         if (kernels.check(asked, lane, ids ? ids + lane : nullptr) != FINE) fine = false;
     });
-    for (int64_t lane = 0; !fine; lane++) {  // again, to name the first
+    for (int64_t lane = 0; !fine && lane < asked.lanes; lane++) {  // again, to name the first
         int64_t found = kernels.check(asked, lane, ids ? ids + lane : nullptr);
         if (found != FINE) return found;
     }
@@ -304,11 +304,12 @@ std::vector<LaneIds> lanes_of(const Request& asked, const Source* sources, int64
             const int64_t feature = asked.offsets ? lane % one->features : lane / one->slots;
             const int64_t slot = asked.offsets ? lane / one->features : lane % one->slots;
             const int64_t at = feature * one->slots + slot;
-            LaneIds ids{one->ids, one->wide, begin, one->numbering, 0, 0};
+            LaneIds ids{one->ids, one->wide, begin, one->count, one->numbering, 0, 0};
             if (asked.offsets)
                 ids.origin += slot * one->count;
             else {
                 ids.origin += lane * asked.batch;
+                ids.count /= one->features;
                 ids.ids = static_cast<const char*>(one->ids) + feature * one->step * size;
             }
             if (one->numbering != AS_THEY_ARE) {
@@ -533,7 +534,7 @@ PUBLIC int64_t recsys_embed_first_outside(
     run(threads, features, [&](int64_t feature) {
         if (found(feature) != FINE) fine = false;
     });
-    for (int64_t feature = 0; !fine; feature++) {  // again, to name the first
+    for (int64_t feature = 0; !fine && feature < features; feature++) {  // again, to name the first
         const int64_t place = found(feature);
         if (place != FINE) return place;
     }

@@ -15,7 +15,7 @@ OVERRIDE = "RECSYS_EMBED_KERNELS"
 """An environment variable: the path of the kernels to load instead of those that were built with the package."""
 
 ABI = 7
-"""Of the signatures below; kernels.cpp has the same number."""
+"""Of the signatures below; interface.h has the same number."""
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
 
@@ -24,7 +24,7 @@ ALONE = (1, 1, 0)
 
 
 class Request(ctypes.Structure):
-    """What is asked for, as kernels.cpp has it."""
+    """What is asked for, as interface.h has it."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("weights", "starts", "sizes", "scales", "midpoints")),
@@ -36,13 +36,13 @@ class Request(ctypes.Structure):
 
 
 class Slots(ctypes.Structure):
-    """Which lanes become one vector, as kernels.cpp has it."""
+    """Which lanes become one vector, as interface.h has it."""
 
     _fields_ = tuple((name, c_int64) for name in ("number", "apart", "products"))
 
 
 class Source(ctypes.Structure):
-    """Ids of which a read makes row numbers, as kernels.cpp has it."""
+    """Ids of which a read makes row numbers, as interface.h has it."""
 
     _fields_ = (
         ("ids", c_void_p),
@@ -53,7 +53,7 @@ class Source(ctypes.Structure):
 
 
 class Address(ctypes.Structure):
-    """Ids, and the constants that make row numbers of them, as kernels.cpp has it."""
+    """Ids, and the constants that make row numbers of them, as interface.h has it."""
 
     _fields_ = (
         ("ids", c_void_p),
@@ -68,7 +68,7 @@ class Address(ctypes.Structure):
 
 
 class Combination(ctypes.Structure):
-    """Rows of several slots that become vectors, as kernels.cpp has it."""
+    """Rows of several slots that become vectors, as interface.h has it."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("slots", "gradient", "out")),
@@ -77,7 +77,7 @@ class Combination(ctypes.Structure):
 
 
 class Pairs(ctypes.Structure):
-    """Vectors of which all pairs are multiplied, as kernels.cpp has it."""
+    """Vectors of which all pairs are multiplied, as interface.h has it."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("first", "others", "out")),
@@ -86,7 +86,7 @@ class Pairs(ctypes.Structure):
 
 
 class PairsGradient(ctypes.Structure):
-    """What their gradients are made of, and where they go, as kernels.cpp has it."""
+    """What their gradients are made of, and where they go, as interface.h has it."""
 
     _fields_ = tuple((name, c_void_p) for name in ("gradient", "of_first", "of_others"))
 

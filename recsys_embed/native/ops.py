@@ -38,7 +38,7 @@ TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, t
 """Of stores, by their number in kernels.cpp."""
 
 NUMBERINGS = {"as_they_are": 0, "hashes": 1, "digits": 2}
-"""Of ids, by their number in kernels.cpp."""
+"""Of ids, by their number in interface.h."""
 
 RULES = {"sgd": 0, "adagrad": 1, "rowwise_adagrad": 2, "lazy_adam": 3}
 
@@ -136,6 +136,8 @@ def _read_rows(
     asked = _request(store, lanes, grids, batch, rows, offsets, weights)
     bf16 = out.dtype == torch.bfloat16
     sources = [_source(*one) for one in zip(ids, lanes_of, numberings, constants, strict=True)]
+    if sources and (sum(lanes_of) != lanes.shape[1] or rows.dtype != torch.int32):
+        raise RuntimeError(f"sources are of all {lanes.shape[1]} lanes, and make int32: got {lanes_of}, {rows.dtype}")
     found = library.read(
         *(library.level, torch.get_num_threads(), TYPES[store.dtype], asked, Slots(*slots)),
         *((Source * len(sources))(*sources), len(sources), out.data_ptr(), out.stride(0), int(bf16)),
@@ -271,6 +273,8 @@ def _request(
 
 def _source(ids: Tensor, lanes: int, numbering: int, constants: Tensor | None) -> Source:
     where, slots = (None, 1) if constants is None else (constants.data_ptr(), constants.shape[2])
+    if constants is not None and constants.shape != (2, lanes // slots, slots):
+        raise RuntimeError(f"constants are [2, F, S] of {lanes} lanes, got {list(constants.shape)}")
     step = ids.stride(0) if ids.dim() == 2 and ids.numel() else 0
     wide = int(ids.dtype == torch.int64)
     return Source(ids.data_ptr(), wide, ids.numel(), step, numbering, where, lanes // slots, slots)
@@ -296,7 +300,7 @@ for _checking in ("first_outside", "read_rows", "update_rows"):
 torch.library.register_fake("recsys_embed::combine", lambda *args: None, lib=_NAMESPACE)
 torch.library.register_fake(
     "recsys_embed::multiply_pairs",
-    lambda first, others, padding: others.new_empty(len(others), _columns(first, others, padding)),
+    lambda first, others, padding: others.new_empty(others.shape[0], _columns(first, others, padding)),
     lib=_NAMESPACE,
 )
 torch.library.register_fake(

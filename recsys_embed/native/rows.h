@@ -111,6 +111,7 @@ static int64_t check_lane(const Request& asked, int64_t lane, const LaneIds* ids
         end = offsets[end];
     }
     const int64_t size = asked.sizes[lane];
+    if (ids && begin < end && (begin < ids->origin || end > ids->origin + ids->count)) return begin;
     if (ids && ids->numbering != AS_THEY_ARE) {
         const bool fine = ids->second >= 1 && ids->second <= size && (ids->numbering == HASHES || ids->first >= 1);
         return fine || begin == end ? -1 : begin;

@@ -98,6 +98,7 @@ class Request:
         batch: B.
         offsets: of bags, ``[L*B + 1]``.
         weights: of bags, ``[M]``.
+        lanes: L, which the offsets of no bags do not tell.
     """
 
     def __init__(
@@ -106,30 +107,28 @@ class Request:
         batch: int,
         offsets: Tensor | None = None,
         weights: Tensor | None = None,
+        *,
+        lanes: int | None = None,
     ) -> None:
         self.batch, self.offsets, self.weights = batch, offsets, weights
+        self._rows: Tensor | None = None
         if isinstance(rows, Tensor):
             bags = 0 if offsets is None else offsets.numel() - 1
-            rows = [Source.of(rows, rows.shape[0] if offsets is None else bags // max(batch, 1))]
-        self._sources = list(rows)
-        (first, *others) = self._sources
-        self._rows = first.rows() if first.numbering == "as_they_are" and not others else None
-
-    @property
-    def sources(self) -> list[Source]:
-        """What it is about."""
-        return self._sources
+            self.lanes = lanes if lanes is not None else len(rows) if offsets is None else bags // max(batch, 1)
+            self.keep(rows)
+        else:
+            self.sources, self.lanes = list(rows), sum(source.lanes for source in rows)
+            if len(self.sources) == 1 and self.sources[0].numbering == "as_they_are":
+                self.keep(self.sources[0].rows())
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the row numbers."""
         if self._rows is not None:
             return tuple(self._rows.shape)
-        counts = [one.ids.numel() * one.slots for one in self._sources]
         if self.offsets is not None:
-            return (sum(counts),)
-        assert all(count == one.lanes * self.batch for count, one in zip(counts, self._sources, strict=True))
-        return (sum(one.lanes for one in self._sources), self.batch)
+            return (sum(one.ids.numel() * one.slots for one in self.sources),)
+        return (self.lanes, self.batch)
 
     @property
     def made(self) -> bool:
@@ -140,12 +139,14 @@ class Request:
     def rows(self) -> Tensor:
         """Row numbers, ``[L, B]`` or ``[M]``; made now where no read has :meth:`keep` them."""
         if self._rows is None:
-            self._rows = torch.cat([one.rows() for one in self._sources])
+            made = [one.rows() for one in self.sources]
+            return self.keep(made[0] if len(made) == 1 else torch.cat(made))
         return self._rows
 
-    def keep(self, rows: Tensor) -> None:
-        """Take up the row numbers that a read has made."""
-        self._rows = rows
+    def keep(self, rows: Tensor) -> Tensor:
+        """Take up the row numbers that a read has made, in place of the sources; returns them."""
+        self._rows, self.sources = rows, [Source.of(rows, self.lanes)]
+        return rows
 
     def jagged(self) -> tuple[Tensor, Tensor]:
         """Flat rows ``[M]`` and offsets ``[L*B + 1]``, also of a matrix."""
@@ -158,8 +159,10 @@ class Request:
         """The same bags, with offsets also where each holds one row."""
         if self.offsets is not None:
             return self
-        rows, offsets = self.jagged()
-        return Request(rows, self.batch, offsets)
+        offsets = torch.arange(self.lanes * self.batch + 1, device=self.sources[0].ids.device)
+        if all(source.slots == 1 for source in self.sources):
+            return Request([source.flat() for source in self.sources], self.batch, offsets)
+        return Request(self.rows.reshape(-1), self.batch, offsets, lanes=self.lanes)
 
     def factors(self) -> Tensor:
         """The weights of bags ``[M]``, ones where there are none."""
@@ -171,7 +174,8 @@ class Request:
         rows, offsets = self.jagged()
         present = rows >= 0
         weights = None if self.weights is None else self.weights[present]
-        return Request(rows[present], self.batch, offsets_of(present.to(torch.int64))[offsets], weights)
+        offsets = offsets_of(present.to(torch.int64))[offsets]
+        return Request(rows[present], self.batch, offsets, weights, lanes=self.lanes)
 
     @staticmethod
     def concat(requests: Sequence[Request], lanes: int) -> Request:

@@ -136,7 +136,8 @@ class NativeReads:
         width, here = self._groups[group].width, self.lanes[group]
         stream = width >= STREAMED_WIDTH and out.numel() * 4 >= STREAMED_BYTES
         sources = [] if request.made else request.sources
-        rows, *bags = self.bags(group, request)
+        room = torch.empty(request.shape, dtype=torch.int32) if sources else request.rows
+        rows, *bags = self._fitting(group, request, room)
         bad = read_rows(
             *(out, kept, slots, self._stores[group].weights, here.lanes, here.grids, request.batch, rows, *bags),
             *([_ids(one.ids) for one in sources], [one.lanes for one in sources]),
@@ -149,9 +150,10 @@ class NativeReads:
         return out
 
     def bags(self, group: int, request: Request) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Rows, offsets and weights of the types that the operators take, and of the right number; rows that a read is
-        to make are memory for them."""
-        rows = request.rows if request.made else torch.empty(request.shape, dtype=torch.int32)
+        """Rows, offsets and weights of the types that the operators take, and of the right number."""
+        return self._fitting(group, request, request.rows)
+
+    def _fitting(self, group: int, request: Request, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         offsets, weights = request.offsets, request.weights
         lanes = len(self._groups[group].lanes)
         if offsets is None and tuple(rows.shape) != (lanes, request.batch):

@@ -39,6 +39,10 @@ class Source:
         """S."""
         return 1 if self.constants is None else self.constants.shape[2]
 
+    def flat(self) -> Source:
+        """Those of a matrix with one slot as ``[n*B]``, jagged."""
+        return Source(self.lanes, self.ids.reshape(-1), self.numbering, self.constants, lambda: self.rows().reshape(-1))
+
     @classmethod
     def of(cls, rows: Tensor, lanes: int) -> Source:
         """Row numbers that are there."""

@@ -148,32 +148,38 @@ def test_there_are_no_second_gradients_and_nobody_gets_wrong_ones() -> None:
 
 
 @needs_kernels
-@pytest.mark.slow  # to compile
 def test_what_is_compiled_takes_them_and_what_is_exported_does_not() -> None:
-    """With the same gradients; a program that is exported runs where this package is not."""
-    first, others = drawn(40, 5, 8, with_first=True)
-    assert first is not None
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    """With the same gradients, one program for all batches; what is exported runs where this package is not."""
     module = PairProducts(6)
     found = []
 
-    def graph(module: torch.fx.GraphModule, _: Any) -> Any:
-        found.append(str(module.graph))
-        return module.forward
+    def graph(graph: torch.fx.GraphModule, _: Any) -> Any:
+        found.append(str(graph.graph))
+        return make_boxed_func(graph.forward)
 
     def chained(first: Tensor, others: Tensor) -> Tensor:
         return module(first, others, 3) * 2
 
-    results = []
-    for program in (chained, torch.compile(chained, backend=graph, fullgraph=True, dynamic=False)):
-        leaves = first.clone().requires_grad_(), others.clone().requires_grad_()
-        out = program(*leaves)
-        out.square().sum().backward()
-        results.append([out.detach(), *(leaf.grad for leaf in leaves)])
-    for one, other in zip(*results, strict=True):
-        assert one is not None
-        assert other is not None
-        assert torch.equal(one, other)
-    assert "multiply_pairs" in found[0]
+    compiled = torch.compile(chained, backend=aot_autograd(fw_compiler=graph), fullgraph=True, dynamic=True)
+    for batch in (40, 7):
+        first, others = drawn(batch, 5, 8, with_first=True)
+        assert first is not None
+        results = []
+        for program in (chained, compiled):
+            leaves = first.clone().requires_grad_(), others.clone().requires_grad_()
+            out = program(*leaves)
+            out.square().sum().backward()
+            results.append([out.detach(), *(leaf.grad for leaf in leaves)])
+        for one, other in zip(*results, strict=True):
+            assert one is not None
+            assert other is not None
+            assert torch.equal(one, other)
+    torch.compiler.reset()
+    assert ["multiply_pairs.default" in one for one in found] == [True, False]
+    assert "multiply_pairs_back" in found[1]
     exported = torch.export.export(module, (first, others, 3))
     assert "multiply_pairs" not in str(exported.graph)
     torch.testing.assert_close(exported.module()(first, others, 3), module(first, others, 3), rtol=1e-5, atol=1e-5)

@@ -104,8 +104,9 @@ uint64_t trained(
     return digest(state, digest(store, digest(kept, digest(halves, digest(out)))));
 }
 
-// Read by rows that are made of ids: as they are, by a hash of two slots, and by digits of two features.
-uint64_t made(int64_t level, int64_t threads, bool wide) {
+// Read by rows that are made of ids: as they are, by a hash of two slots, and by digits of two features. Bags hold none,
+// one and two in turn, and so as many as a matrix does.
+uint64_t made(int64_t level, int64_t threads, bool wide, bool jagged) {
     constexpr int64_t lanes = 5, batch = 3000, width = 16, starts[lanes] = {0, 50, 50, 90, 120};
     constexpr int64_t sizes[lanes] = {50, 40, 40, 30, 20}, hashes[] = {3, -9, 40, 40}, digits[] = {1, 7, 30, 20};
     const std::vector<float> ones(lanes, 1.0f), store = floats(140 * width);
@@ -115,13 +116,15 @@ uint64_t made(int64_t level, int64_t threads, bool wide) {
     const auto at = [&](int64_t feature) -> const void* {
         return wide ? static_cast<const void*>(&wider[size_t(feature * batch)]) : &ids[size_t(feature * batch)];
     };
+    std::vector<int64_t> offsets{0};
+    for (int64_t bag = 0; bag < lanes * batch; bag++) offsets.push_back(offsets.back() + bag % 3);
     const Source sources[] = {
         {at(0), wide, batch, batch, AS_THEY_ARE, nullptr, 1, 1},
         {at(1), wide, batch, batch, HASHES, hashes, 1, 2},
         {at(2), wide, 2 * batch, batch, DIGITS, digits, 2, 1}};
     const Request request{
         store.data(), starts, sizes, ones.data(), ones.data(), lanes, batch, width, rows.data(), 0, lanes * batch,
-        nullptr, nullptr};
+        jagged ? offsets.data() : nullptr, nullptr};
     std::vector<float> out(size_t(batch * lanes * width));
     const Slots alone{1, 1, 0};
     must(recsys_embed_read(
@@ -150,7 +153,8 @@ int main(int count, char** arguments) {
                 }
             report("rows", type, rule, found);
         }
-    for (bool wide : {false, true}) report("made", wide, 0, made(level, threads, wide));
+    for (bool wide : {false, true})
+        for (bool jagged : {false, true}) report("made", wide, jagged, made(level, threads, wide, jagged));
     std::vector<int64_t> ids(20'000);
     for (int64_t& id : ids) id = int64_t(draw() % 3'000'000'000u) - 5;
     const int64_t ones[] = {1, 3, 70, 1000, 99'999}, others[] = {5, 17, 1 << 20, 12, 2'147'483'647};

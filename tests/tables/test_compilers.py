@@ -54,7 +54,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(program: Path) -> list[str]:
     """On one thread, by the instructions that every processor of this kind has."""
     found = bits(program, 1, 0)
-    assert len({line.split()[-1] for line in found}) == len(found) == 29
+    assert len({line.split()[-1] for line in found}) == len(found) == 31
     return found
 
 

@@ -19,10 +19,11 @@ from recsys_embed.ids import Ids
 from recsys_embed.lanes import join
 from recsys_embed.native import choice
 from recsys_embed.native.library import ALONE, load
-from recsys_embed.tables.base import Group, Request, UpdateRule
+from recsys_embed.tables.base import Group, Request, Tables, UpdateRule
 from recsys_embed.tables.native import NativeTables
 from recsys_embed.tables.reference import ReferenceTables
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
+from tests.backends import EVERY
 
 LIBRARY = load()
 if isinstance(LIBRARY, str):
@@ -84,30 +85,49 @@ def asked(index_map: IndexMap, ids: Ids, *, made: bool) -> Request:
     slots, count = source.slots, ids.values.numel()
     starts = ids.offsets[:-1] + count * torch.arange(slots).unsqueeze(1)
     offsets = torch.cat([starts.view(-1), torch.tensor([slots * count])])
-    return Request(source.rows() if made else [source], ids.batch, offsets)
+    return Request(source.rows() if made else [source], ids.batch, offsets, lanes=source.lanes)
 
 
 @settings(max_examples=150, deadline=None)
-@given(reads())
-def test_rows_that_a_read_makes_are_those_of_the_index_maps(drawn: tuple[list[IndexMap], list[Ids], list[int]]) -> None:
+@given(reads(), st.booleans(), st.booleans())
+def test_rows_that_a_read_makes_are_those_of_the_index_maps(
+    drawn: tuple[list[IndexMap], list[Ids], list[int]], weighted: bool, products: bool
+) -> None:
+    """Alone and joined, whoever makes them; of bags with weights, and of slots that are multiplied."""
     maps, batches, sizes = drawn
-    tables = tables_of(sizes)
-    if batches[0].batch == 0 and batches[0].offsets is None:
-        batches = [Ids(one.values.reshape(one.features, 0), one.features) for one in batches]
-    requests = [join([asked(*one, made=made) for one in zip(maps, batches, strict=True)]) for made in (True, False)]
-    left, expected = requests[1], torch.cat([asked(*one, made=True).rows for one in zip(maps, batches, strict=True)])
-    read = tables.read(0, left)
-    assert left.made
-    assert torch.equal(left.rows.long(), expected.long())
-    assert torch.equal(read, tables.read(0, Request(expected, left.batch, left.offsets)))
-    gradient = torch.ones_like(read)
-    before = {name: tables.stored(name).clone() for name in tables.specs}
-    tables.update(0, left, None, gradient)
-    after = {name: tables.stored(name).clone() for name in tables.specs}
-    for name, weights in before.items():
-        tables.put(name, weights)
-    tables.update(0, Request(expected, left.batch, left.offsets), None, gradient)
-    assert all(torch.equal(tables.stored(name), after[name]) for name in tables.specs)
+    tables = tables_of(sizes, slots=2 if products and len(sizes) % 2 == 0 else 1)
+    joined = [join([asked(*one, made=made) for one in zip(maps, batches, strict=True)]) for made in (True, False)]
+    expected = torch.cat([asked(*one, made=True).rows for one in zip(maps, batches, strict=True)])
+    offsets, batch = joined[0].offsets, joined[0].batch
+    weights = torch.linspace(-1, 1, len(expected)) if weighted and offsets is not None else None
+    plain = Request(expected, batch, offsets, weights, lanes=len(sizes))
+    found = []
+    for request in (plain, *joined):
+        request.weights = weights
+        for name, weights_before in ((spec.name, spec.rows) for spec in tables.specs.values()):
+            tables.put(name, torch.linspace(-1, 1, weights_before * WIDTH).view(weights_before, WIDTH))
+        rows, vectors = tables.read_to_train(0, request)
+        assert request.made
+        assert torch.equal(request.rows.long(), expected.long())
+        tables.update_by_vectors(0, request, None, rows, torch.ones_like(vectors))
+        found.append([vectors, *(tables.stored(name).clone() for name in tables.specs)])
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_an_update_makes_row_numbers_that_no_read_has_made(backend: str) -> None:
+    ids = Ids(torch.tensor([[3, 900, 41, 3]]), 1)
+    source = RowNumbers({"rows": Hash([[5]], [[50]])}, ids).source("rows")
+    assert source is not None
+    tables: Tables = tables_of([50])
+    if backend == "reference":
+        tables = ReferenceTables(list(tables.specs.values()), tables.groups, seed=1)
+        tables.train_by(UpdateRule("sgd"))
+        tables.set_lr(0.1)
+    before = tables.stored("t0").clone()
+    tables.update(0, Request([source], 4), None, torch.ones(4, 1, WIDTH))
+    changed = (tables.stored("t0") != before).any(dim=1).nonzero().view(-1).tolist()
+    assert changed == sorted(set(source.rows().view(-1).tolist()))
 
 
 @pytest.mark.parametrize("width", [16, 64])
@@ -129,12 +149,12 @@ def test_any_instruction_set_and_number_of_threads_gives_the_same_rows(
 
 
 @pytest.mark.parametrize("features", [FEATURES, BAGS], ids=["single", "bags"])
-@pytest.mark.parametrize("strategy", ["full", "hash", "unified", "compositional"])
+@pytest.mark.parametrize("strategy", ["hash", "unified", "compositional"])
 def test_nobody_else_makes_row_numbers(
     strategy: str, features: tuple[Feature, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The native back end never calls an index map of a strategy whose maps it knows."""
-    emb = EmbeddingLayer(features, 12, strategy=strategy, budget=None if strategy == "full" else 0.3, backend="native")
+    emb = EmbeddingLayer(features, 12, strategy=strategy, budget=0.3, backend="native")
     optimizer = emb.optimizer("sgd", lr=0.1)
     expected = emb(draw_ids(features, 30)).detach().clone()
 
@@ -179,17 +199,73 @@ def test_numbers_that_a_table_might_not_have_are_not_made(constants: list[list[l
     assert bool((out == -1).all())
 
 
-def test_no_bag_of_a_read_beside_others_is_lost() -> None:
+@pytest.mark.parametrize("backend", EVERY)
+@pytest.mark.parametrize("strategy", ["hash", "cafe"])
+def test_no_bag_of_a_read_beside_others_is_lost(strategy: str, backend: str) -> None:
     """Read id by id, as what is penalised is; no sample has an id of the one feature."""
     features = [Feature("bag", 1000, multi_valued=True), Feature("one", 9, multi_valued=True)]
     bag = (torch.empty(0, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
     ids = {"bag": bag, "one": (torch.tensor([3, 8, 0]), torch.arange(4))}
-    for backend in ("native", "reference"):
-        emb = EmbeddingLayer(features, 4, strategy="hash", budget=0.5, decay=0.1, exact=("one",), backend=backend)
-        emb.optimizer("sgd", lr=0.1)
-        vectors = emb(ids)
-        assert torch.equal(vectors[:, 0], torch.zeros(3, 4))
-        assert torch.equal(vectors[:, 1], emb.tables.get("one")[[3, 8, 0]])
+    emb = EmbeddingLayer(features, 4, strategy=strategy, budget=0.5, decay=0.1, exact=("one",), backend=backend)
+    emb.optimizer("sgd", lr=0.1)
+    vectors = emb(ids)
+    assert torch.equal(vectors[:, 0], torch.zeros(3, 4))
+    assert torch.equal(vectors[:, 1], emb.tables.get("one")[[3, 8, 0]])
+
+
+def test_single_ids_beside_bags_are_numbered_in_the_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = [Feature("bag", 1000, multi_valued=True), Feature("one", 900)]
+    strategies = {"bag": "full", "one": "hash"}
+    emb = EmbeddingLayer(features, 4, strategy=strategies, budget=0.7, exact=(), backend="native")
+    emb.optimizer("sgd", lr=0.1)
+    ids = {"bag": (torch.tensor([7, 8, 9]), torch.tensor([0, 2, 2, 3])), "one": torch.tensor([3, 8, 0])}
+    expected = emb(ids).detach().clone()
+    monkeypatch.setattr(Hash, "forward", lambda *_: pytest.fail("row numbers were made outside the read"))
+    assert torch.equal(emb(ids), expected)
+
+
+def test_a_matrix_of_other_features_is_refused() -> None:
+    for rows in (2, 4):
+        ids = Ids(torch.zeros(rows, 5, dtype=torch.int64), 3)
+        with pytest.raises(DataError, match=rf"F = 3, got \[{rows}, 5\]"):
+            EmbeddingLayer([Feature(name, 9) for name in "abc"], 4)(ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "lanes_of", "rows", "constants"),
+    [
+        ([[[0, 1]], [[0, 1]]], [1, 1], torch.int32, None),
+        ([[[0, 1]]], [1], torch.int64, None),
+        ([[[0, 1]]], [1], torch.int32, [[[1, 1]], [[7, 7]]]),
+    ],
+)
+def test_sources_that_do_not_fit_the_lanes_are_refused(
+    ids: list[list[list[int]]], lanes_of: list[int], rows: torch.dtype, constants: list[list[list[int]]] | None
+) -> None:
+    """More lanes than there are, wide row numbers, constants of more slots."""
+    from recsys_embed.native.ops import read_rows
+
+    lanes, out = torch.tensor([[0], [7], [0]]), torch.zeros(2, 1, WIDTH)
+    made = torch.zeros(1, 2, dtype=rows)
+    held = [None if constants is None else torch.tensor(constants)] * len(ids)
+    with pytest.raises(RuntimeError, match=r"sources are of all|constants are"):
+        read_rows(
+            *(out, None, ALONE, torch.zeros(7, WIDTH), lanes, torch.ones(2, 1), 2, made, None, None),
+            *([torch.tensor(one) for one in ids], lanes_of, [1] * len(ids), held, False),
+        )
+
+
+def test_bags_of_one_source_never_read_ids_of_another() -> None:
+    from recsys_embed.native.ops import read_rows
+
+    lanes, out = torch.tensor([[0, 0], [7, 7], [0, 0]]), torch.full((1, 2, WIDTH), -1.0)
+    made, offsets = torch.zeros(8, dtype=torch.int32), torch.tensor([0, 5, 8])
+    found = read_rows(
+        *(out, None, ALONE, torch.zeros(7, WIDTH), lanes, torch.ones(2, 2), 1, made, offsets, None),
+        *([torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3, 4, 5])], [1, 1], [0, 0], [None, None], False),
+    )
+    assert found == 0
+    assert bool((out == -1).all())
 
 
 # --- the check of ids ----------------------------------------------------------------------------------------
@@ -253,8 +329,7 @@ def test_ids_are_checked_as_without_kernels(features: tuple[Feature, ...], monke
     assert torch.equal(replaced[0], replaced[1])
 
 
-def test_the_check_takes_what_torch_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids that lie apart, or are of other types, are left to torch."""
+def test_ids_that_lie_apart_or_are_of_other_types_are_checked_by_torch() -> None:
     ids = torch.tensor([[1, 2], [3, 4], [5, 0]])
     sizes = torch.tensor([5, 6])
     assert choice.all_inside(ids.t().contiguous(), None, torch.tensor([6, 5]))

@@ -17,6 +17,7 @@ from recsys_embed.ids import Ids
 from recsys_embed.tables.base import RULES
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
 from tests.backends import EVERY
+from tests.processes import on_processes
 
 MIXED = {"user": "unified", "tag*": "hash", "*": "compositional"}
 
@@ -214,7 +215,7 @@ def _ddp(rank: int, folder: str, world: int) -> None:
 
 
 def test_distributed_data_parallel_on_two_ranks(tmp_path: Path):
-    torch.multiprocessing.spawn(_ddp, (str(tmp_path), 2), nprocs=2)
+    on_processes(_ddp, (str(tmp_path), 2), 2)
     states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     emb = mixed()
     optimizer = torch.optim.SGD(emb.parameters(), lr=0.1)

@@ -15,6 +15,7 @@ import torch
 
 from recsys_embed import ranks
 from recsys_embed.errors import RankError
+from tests.processes import on_processes
 
 TIMEOUT = 2.0
 
@@ -89,7 +90,7 @@ def raised(tmp_path_factory: pytest.TempPathFactory) -> Raised:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         ports = [one.getsockname()[1] for one in sockets]
-    torch.multiprocessing.spawn(work, (ports, folder), nprocs=2)
+    on_processes(work, (ports, folder), 2)
     return lambda case: [json.loads((folder / f"{case.__name__}-{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -28,6 +28,7 @@ from recsys_embed.testing import BAGS, StrategyContract
 from recsys_embed.training.metrics import auc
 from recsys_embed.training.optimizers import Optimizers
 from tests.backends import EVERY
+from tests.processes import on_processes
 
 
 class TestCafe(StrategyContract):
@@ -509,7 +510,7 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_agree_with_one_that_sees_all(tmp_path: Path):
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    on_processes(_rank, (str(tmp_path),), 2)
     alone = maintained([0, 1])
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone, rtol=0, atol=0)

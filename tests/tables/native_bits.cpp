@@ -69,7 +69,7 @@ void must(int64_t found) {
 // A table that lanes share, one of a single row, and one that is cut into parts.
 uint64_t trained(
     int64_t level, int64_t threads, int type, int64_t rule, bool jagged, int64_t width, const Slots& slots) {
-    constexpr int64_t lanes = 6, batch = 700, rows = 3941, order[] = {0, 2, 5, 1, 3, 4}, bounds[] = {0, 3, 4, 5, 6};
+    constexpr int64_t lanes = 6, batch = 400, rows = 3941, order[] = {0, 2, 5, 1, 3, 4}, bounds[] = {0, 3, 4, 5, 6};
     constexpr int64_t starts[lanes] = {0, 3000, 0, 3040, 3041, 0}, sizes[lanes] = {3000, 40, 3000, 1, 900, 3000};
     constexpr int64_t seeds[lanes] = {7, 8, 7, 9, 10, 7};
     const std::vector<float> scales(lanes, 0.004f), midpoints(lanes, 0.1f);

@@ -22,6 +22,7 @@ from recsys_embed.tables.base import UpdateRule
 from recsys_embed.tables.fbgemm import OPTIMIZERS
 from recsys_embed.tables.optimizer import TablesOptimizer
 from recsys_embed.testing import BAGS, FEATURES, draw_ids
+from tests.processes import on_processes
 
 pytest.importorskip("torchrec", reason="the sharded back end needs TorchRec")
 
@@ -69,7 +70,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
             folders[here] = tmp_path_factory.mktemp(f"world{world}")
             names = [name for name in CASES if world == 2 or name in ON_FOUR]
             names = list(ON_CUDA) if cuda else names
-            torch.multiprocessing.spawn(work, (world, str(folders[here]), names, cuda), nprocs=world)
+            on_processes(work, (world, str(folders[here]), names, cuda), world)
         for error in sorted(folders[here].glob(f"{case}-*.error")):
             pytest.fail(f"{error.name}:\n{error.read_text()}")
         return load_file(folders[here] / f"{case}-{rank}.safetensors")

@@ -28,6 +28,7 @@ from recsys_embed.share import Share
 from recsys_embed.training.checkpoints import newest, tensors_file
 from recsys_embed.training.initial import begin_with
 from recsys_embed.training.trainer import predict, train
+from tests.processes import on_processes
 from tests.training.conftest import Toy
 
 SGD = OptimizerConfig(tables="sgd", tables_lr=1.0, dense="sgd", dense_lr=0.1)
@@ -169,7 +170,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
                     model_of(decay=0.01), Toy(rows=404), CLIPPED, checkpoints=folder / "checkpoints", progress=False,
                     on_epoch=stop,
                 )  # fmt: skip
-            torch.multiprocessing.spawn(work, (world, str(folder)), nprocs=world)
+            on_processes(work, (world, str(folder)), world)
             folders[world] = folder
         for error in folders[world].glob("*.error"):
             pytest.fail(error.read_text())

@@ -171,10 +171,12 @@ def test_a_job_that_goes_on_goes_on_with_its_run(met: str | None, server: Any, j
     assert list(server.runs) == [tracker.run_id]
 
 
-def test_a_server_that_comes_back_gets_everything_in_the_same_job(server: Any, job: Any) -> None:
+def test_a_server_that_comes_back_gets_everything(server: Any, job: Any) -> None:
+    """In the same job, unless the machine stalls for as long as the job is patient: then afterwards."""
     server.fault = lambda path, number: "500" if number <= 2 else None
     train(job, server.uri)
     wait_for(lambda: not tracking_threads())
+    server.fault = lambda path, number: None
     assert deliver() == 0
     complete(server)
 

@@ -141,10 +141,10 @@ void report(const char* what, int first, int second, uint64_t digest) {
 int main(int count, char** arguments) {
     if (count != 3) return 2;
     const int64_t threads = atoi(arguments[1]), level = atoi(arguments[2]);
+    int64_t next = 0;
     for (int type = 0; type < 5; type++)
         for (int rule = 0; rule < 4; rule++) {
             uint64_t found = 0;
-            int64_t next = 0;
             for (int64_t width : {1, 3, 4, 8, 15, 16, 17, 32, 64})
                 for (bool jagged : {false, true}) {
                     const Slots several[] = {{2, 1, 1}, {3, 2, 1}, {3, 1, 0}};

@@ -129,9 +129,9 @@ def measure(
 
     def natively(turn: int) -> float:
         its = of_vectors.clone()
-        numbers = part.address(Ids(batches[turn % 4], features)).rows
-        assert isinstance(numbers, RowNumbers)
-        request = Request([numbers.source("rows")], batch)
+        rows_of_ids = part.address(Ids(batches[turn % 4], features)).rows
+        assert isinstance(rows_of_ids, RowNumbers)
+        request = Request([rows_of_ids.source("rows")], batch)
         start = time.perf_counter()
         rows, _ = emb.tables.read_to_train(0, request)
         emb.tables.update_by_vectors(0, request, None, rows, its)

@@ -38,13 +38,12 @@ class Part:
 @dataclass(frozen=True)
 class ReadPlace:
     """Where a strategy's read lies in its group: its vectors there, ``slots`` for each id; one where they are combined
-    already. ``asked`` are the slots of the read itself."""
+    already."""
 
     name: str
     group: int
     vectors: slice
     slots: int
-    asked: int
 
 
 def lay_out(
@@ -82,7 +81,7 @@ def lay_out(
             group = groups[shared[key]]
             start, end = group.vectors, group.vectors + len(order) // together
             groups[shared[key]] = replace(group, lanes=group.lanes + tuple(order))
-            places.append(ReadPlace(name, shared[key], slice(start, end), slots // together, slots))
+            places.append(ReadPlace(name, shared[key], slice(start, end), slots // together))
         places_of = tuple(positions[feature.name] for feature in strategy.features)
         parts.append(Part(strategy, places_of, jagged, pooled, tuple(places)))
     return parts, groups
@@ -95,19 +94,20 @@ def specs_of(strategies: Iterable[nn.Module]) -> list[TableSpec]:
 
 def request_of(part: Part, lookup: Lookup, place: ReadPlace, tables: Tables) -> Request:
     """The bags that a strategy's read asks for, in the order of its lanes; with absent rows where tables take them."""
-    request = _bags_of(part, lookup, place)
+    slots = place.slots * tables.groups[place.group].slots
+    request = _bags_of(part, lookup, place.name, slots)
     return request.without_absent() if part.strategy.absent and not tables.takes_absent else request
 
 
-def _bags_of(part: Part, lookup: Lookup, place: ReadPlace) -> Request:
+def _bags_of(part: Part, lookup: Lookup, name: str, slots: int) -> Request:
     ids, rows = lookup.ids, lookup.rows
-    source = rows.source(place.name) if isinstance(rows, RowNumbers) else None
+    source = rows.source(name) if isinstance(rows, RowNumbers) else None
     if source is None:
-        source = Source.of(in_lanes(rows[place.name], jagged=part.jagged), ids.features * place.asked)
+        source = Source.of(in_lanes(rows[name], jagged=part.jagged), ids.features * slots)
     if not part.jagged:
         return Request([source], ids.batch)
     assert ids.offsets is not None
-    slots, count, device = place.asked, ids.values.numel(), ids.values.device
+    count, device = ids.values.numel(), ids.values.device
     if part.pooled:
         offsets, batch, weights = ids.offsets, ids.batch, occurrence_weights(part.strategy.features, ids)
     else:

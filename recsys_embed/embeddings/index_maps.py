@@ -63,12 +63,10 @@ class RowNumbers(Mapping[str, Tensor]):
 
     def __init__(self, index_maps: Mapping[str, IndexMap], ids: Ids) -> None:
         self._maps, self._ids = index_maps, ids
-        self._made: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._made:
-            self._made[name] = self._maps[name](self._ids)
-        return self._made[name]
+        rows: Tensor = self._maps[name](self._ids)
+        return rows
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._maps)
@@ -81,9 +79,11 @@ class RowNumbers(Mapping[str, Tensor]):
         one, ids = self._maps[name], self._ids
         if one.numbering is None:
             return None
-        lanes = ids.features * (1 if one.constants is None else one.constants.shape[2])
-        jagged = ids.offsets is not None
-        return Source(lanes, ids.values, one.numbering, one.constants, lambda: in_lanes(self[name], jagged=jagged))
+
+        def rows() -> Tensor:
+            return in_lanes(self[name], jagged=ids.offsets is not None)
+
+        return Source(ids.features, ids.values, one.numbering, one.constants, rows)
 
 
 def in_lanes(rows: Tensor, *, jagged: bool) -> Tensor:

@@ -163,61 +163,12 @@ namespace avx512 {
 TARGET_END
 #endif
 
-using Checking = int64_t (*)(const void*, bool wide, int64_t begin, int64_t end, int64_t low, int64_t size);
-
-Checking checking_of(int level) {
+// A function as it was compiled for an instruction set.
 #if defined(__x86_64__)
-    if (level == 2) return avx512::first_outside;
-    if (level == 1) return avx2::first_outside;
+#define AT_LEVEL(level, name) ((level) == 2 ? avx512::name : (level) == 1 ? avx2::name : base::name)
+#else
+#define AT_LEVEL(level, name) ((void)(level), base::name)
 #endif
-    (void)level;
-    return base::first_outside;
-}
-
-using Combining = void (*)(const Combination&, int64_t first, int64_t last);
-
-Combining combining_of(int level) {
-#if defined(__x86_64__)
-    if (level == 2) return avx512::combine_rows;
-    if (level == 1) return avx2::combine_rows;
-#endif
-    (void)level;
-    return base::combine_rows;
-}
-
-using Addressing = void (*)(const Address&, int64_t line, int64_t first, int64_t last);
-
-Addressing addressing_of(int level) {
-#if defined(__x86_64__)
-    if (level == 2) return avx512::address_line;
-    if (level == 1) return avx2::address_line;
-#endif
-    (void)level;
-    return base::address_line;
-}
-
-struct Multiplying {
-    void (*forward)(const Pairs&, int64_t first, int64_t last);
-    void (*backward)(const Pairs&, const PairsGradient&, int64_t first, int64_t last);
-};
-
-Multiplying multiplying_of(int level) {
-#if defined(__x86_64__)
-    if (level == 2) return {avx512::multiply_pairs, avx512::multiply_back};
-    if (level == 1) return {avx2::multiply_pairs, avx2::multiply_back};
-#endif
-    (void)level;
-    return {base::multiply_pairs, base::multiply_back};
-}
-
-Kernels kernels_of(int level, int type, int64_t width) {
-#if defined(__x86_64__)
-    if (level == 2) return avx512::select(type, width);
-    if (level == 1) return avx2::select(type, width);
-#endif
-    (void)level;
-    return base::select(type, width);
-}
 
 // --- threads -------------------------------------------------------------------------------------------------
 
@@ -426,7 +377,7 @@ PUBLIC int64_t recsys_embed_read(
     int64_t count, void* out, int64_t step, int64_t bf16, float* kept, int64_t stream) {
     const int64_t lanes = asked->lanes, batch = asked->batch;
     if (lanes == 0) return FINE;
-    const Kernels kernels = kernels_of(int(level), int(type), asked->width);
+    const Kernels kernels = AT_LEVEL(level, select)(int(type), asked->width);
     threads = worthwhile(threads, asked->count * asked->width);
     std::vector<LaneIds> made;
     try {
@@ -469,7 +420,7 @@ PUBLIC int64_t recsys_embed_update(
     float second_news, int64_t step, const int64_t* seeds, const int64_t* order, const int64_t* bounds,
     int64_t tables) {
     try {
-        const Kernels kernels = kernels_of(int(level), int(type), asked->width);
+        const Kernels kernels = AT_LEVEL(level, select)(int(type), asked->width);
         threads = worthwhile(threads, asked->count * asked->width);
         int64_t bad = check(kernels, *asked, nullptr, threads);
         if (bad != FINE || asked->batch == 0) return bad;
@@ -523,7 +474,7 @@ PUBLIC int64_t recsys_embed_first_outside(
     int64_t level, int64_t threads, const void* ids, int64_t wide, int64_t features, int64_t batch, int64_t step,
     const int64_t* offsets, const int64_t* sizes) {
     if (features == 0 || batch == 0) return FINE;
-    const Checking kernel = checking_of(int(level));
+    const auto kernel = AT_LEVEL(level, outside);
     const auto found = [&](int64_t feature) {
         const int64_t begin = offsets ? offsets[feature * batch] : feature * step;
         const int64_t end = offsets ? offsets[(feature + 1) * batch] : begin + batch;
@@ -546,7 +497,7 @@ PUBLIC void recsys_embed_address(int64_t level, int64_t threads, const Address* 
     if (lines == 0 || length == 0) return;
     threads = worthwhile(threads, lines * length);
     const int64_t pieces = threads < 2 ? 1 : 1 + (4 * threads - 1) / lines, most = (length + pieces - 1) / pieces;
-    const Addressing kernel = addressing_of(int(level));
+    const auto kernel = AT_LEVEL(level, address_line);
     run(threads, lines * pieces, [&](int64_t task) {
         const int64_t first = task % pieces * most, last = first + most < length ? first + most : length;
         if (first < last) kernel(*asked, task / pieces, first, last);
@@ -558,7 +509,7 @@ PUBLIC void recsys_embed_combine(int64_t level, int64_t threads, const Combinati
     if (floats == 0) return;
     threads = worthwhile(threads, floats);
     const int64_t pieces = threads < 2 ? 1 : 4 * threads, most = (count + pieces - 1) / pieces;
-    const Combining kernel = combining_of(int(level));
+    const auto kernel = AT_LEVEL(level, combine_rows);
     run(threads, pieces, [&](int64_t task) {
         const int64_t first = task * most, last = first + most < count ? first + most : count;
         if (first < last) kernel(*asked, first, last);
@@ -570,13 +521,14 @@ PUBLIC int64_t recsys_embed_pairs(int64_t level, int64_t threads, const Pairs* a
     if (batch == 0) return 1;
     threads = worthwhile(threads, floats);
     const int64_t pieces = threads < 2 ? 1 : 4 * threads, most = (batch + pieces - 1) / pieces;
-    const Multiplying kernels = multiplying_of(int(level));
+    const auto forward = AT_LEVEL(level, multiply_pairs);
+    const auto backward = AT_LEVEL(level, multiply_back);
     return run(threads, pieces, [&](int64_t task) {
         const int64_t first = task * most, last = first + most < batch ? first + most : batch;
         if (first >= last) return;
         if (by)
-            kernels.backward(*asked, *by, first, last);
+            backward(*asked, *by, first, last);
         else
-            kernels.forward(*asked, first, last);
+            forward(*asked, first, last);
     });
 }

@@ -51,7 +51,7 @@ _NAMESPACE.define("first_outside(Tensor ids, Tensor? offsets, Tensor sizes) -> i
 _NAMESPACE.define("address(Tensor ids, Tensor first, Tensor second, bool digits) -> Tensor")
 _NAMESPACE.define(
     "read_rows(Tensor(a!) out, Tensor(b!)? kept, int[] slots, Tensor store, Tensor lanes, Tensor grids, int batch, "
-    "Tensor(c!) rows, Tensor? offsets, Tensor? weights, Tensor[] ids, int[] lanes_of, int[] numberings, "
+    "Tensor(c!) rows, Tensor? offsets, Tensor? weights, Tensor[] ids, int[] features, int[] numberings, "
     "Tensor?[] constants, bool stream) -> int"
 )
 _NAMESPACE.define(
@@ -68,12 +68,15 @@ def _first_outside(ids: Tensor, offsets: Tensor | None, sizes: Tensor) -> int:
     """The first of ``ids`` (int32 or int64) that is not in ``[0, size)`` of its feature, or -1: its place in memory, of
     ``[F, B]``, contiguous within a feature, or of bags ``[N]`` with offsets ``[F*B + 1]``."""
     library = _library()
-    features, bags = sizes.numel(), offsets is not None
-    batch = (offsets.numel() - 1) // max(features, 1) if offsets is not None else ids.shape[1]
+    features = sizes.numel()
+    batch, step, cuts = 0, 0, None
+    if offsets is None:
+        batch, step = ids.shape[1], ids.stride(0)
+    else:
+        batch, cuts = (offsets.numel() - 1) // max(features, 1), offsets.data_ptr()
     found = library.first_outside(
         *(library.level, torch.get_num_threads(), ids.data_ptr(), int(ids.dtype == torch.int64)),
-        *(features, batch, 0 if bags else ids.stride(0), None if offsets is None else offsets.data_ptr()),
-        sizes.data_ptr(),
+        *(features, batch, step, cuts, sizes.data_ptr()),
     )
     return int(found)
 
@@ -116,7 +119,7 @@ def _read_rows(
     offsets: Tensor | None,
     weights: Tensor | None,
     ids: Sequence[Tensor],
-    lanes_of: Sequence[int],
+    features: Sequence[int],
     numberings: Sequence[int],
     constants: Sequence[Tensor | None],
     stream: bool,
@@ -125,7 +128,7 @@ def _read_rows(
     the rows to ``kept [B, L, W]``, which slots that are alone do not take; with ``stream`` past the caches.
 
     With ``ids`` the int32 ``rows`` are made first, and written. Those of each source are ``[F, B]``, contiguous within
-    a feature, or of bags ``[N]``, for so many of the lanes; its numbering is one of ``NUMBERINGS``, and its constants,
+    a feature, or of bags ``[N]``, and of so many features; its numbering is one of ``NUMBERINGS``, and its constants,
     if any, ``[2, F, S]``.
 
     Returns:
@@ -135,9 +138,10 @@ def _read_rows(
     library = _library()
     asked = _request(store, lanes, grids, batch, rows, offsets, weights)
     bf16 = out.dtype == torch.bfloat16
-    sources = [_source(*one) for one in zip(ids, lanes_of, numberings, constants, strict=True)]
-    if sources and (sum(lanes_of) != lanes.shape[1] or rows.dtype != torch.int32):
-        raise RuntimeError(f"sources are of all {lanes.shape[1]} lanes, and make int32: got {lanes_of}, {rows.dtype}")
+    sources = [_source(*one) for one in zip(ids, features, numberings, constants, strict=True)]
+    made = sum(source.features * source.slots for source in sources)
+    if sources and (made != lanes.shape[1] or rows.dtype != torch.int32):
+        raise RuntimeError(f"sources are of all {lanes.shape[1]} lanes, and make int32: got {made}, {rows.dtype}")
     found = library.read(
         *(library.level, torch.get_num_threads(), TYPES[store.dtype], asked, Slots(*slots)),
         *((Source * len(sources))(*sources), len(sources), out.data_ptr(), out.stride(0), int(bf16)),
@@ -271,13 +275,13 @@ def _request(
     )
 
 
-def _source(ids: Tensor, lanes: int, numbering: int, constants: Tensor | None) -> Source:
+def _source(ids: Tensor, features: int, numbering: int, constants: Tensor | None) -> Source:
     where, slots = (None, 1) if constants is None else (constants.data_ptr(), constants.shape[2])
-    if constants is not None and constants.shape != (2, lanes // slots, slots):
-        raise RuntimeError(f"constants are [2, F, S] of {lanes} lanes, got {list(constants.shape)}")
+    if constants is not None and constants.shape[:2] != (2, features):
+        raise RuntimeError(f"constants are [2, F, S] with F = {features}, got {list(constants.shape)}")
     step = ids.stride(0) if ids.dim() == 2 and ids.numel() else 0
     wide = int(ids.dtype == torch.int64)
-    return Source(ids.data_ptr(), wide, ids.numel(), step, numbering, where, lanes // slots, slots)
+    return Source(ids.data_ptr(), wide, ids.numel(), step, numbering, where, features, slots)
 
 
 def _library() -> Library:

@@ -94,7 +94,7 @@ INLINE int64_t first_outside(const INDEX* numbers, int64_t begin, int64_t end, i
     return -1;
 }
 
-static int64_t first_outside(const void* numbers, bool wide, int64_t begin, int64_t end, int64_t low, int64_t size) {
+static int64_t outside(const void* numbers, bool wide, int64_t begin, int64_t end, int64_t low, int64_t size) {
     if (wide) return first_outside<int64_t, uint64_t>(static_cast<const int64_t*>(numbers), begin, end, low, size);
     return first_outside<int32_t, uint32_t>(static_cast<const int32_t*>(numbers), begin, end, low, size);
 }
@@ -116,8 +116,8 @@ static int64_t check_lane(const Request& asked, int64_t lane, const LaneIds* ids
         const bool fine = ids->second >= 1 && ids->second <= size && (ids->numbering == HASHES || ids->first >= 1);
         return fine || begin == end ? -1 : begin;
     }
-    if (!ids) return first_outside(asked.rows, asked.wide, begin, end, -1, size);
-    const int64_t found = first_outside(ids->ids, ids->wide, begin - ids->origin, end - ids->origin, -1, size);
+    if (!ids) return outside(asked.rows, asked.wide, begin, end, -1, size);
+    const int64_t found = outside(ids->ids, ids->wide, begin - ids->origin, end - ids->origin, -1, size);
     return found < 0 ? -1 : found + ids->origin;
 }
 
@@ -556,7 +556,6 @@ static void deal_parts(
 
 // The gradients of bags that are vectors.
 struct OfVectors {
-    static constexpr bool unrolled_dealt = true;
     const Request& asked;
     const Updating& by;
     int64_t width;
@@ -572,7 +571,6 @@ struct OfVectors {
 
 // The gradients of bags that are slots of vectors: of sums those of the vectors, of products times the other slots.
 struct OfSlots {
-    static constexpr bool unrolled_dealt = false;  // compiled in a tenth less of the time, and asked for less often
     const Request& asked;
     const Updating& by;
     int64_t width;
@@ -702,7 +700,7 @@ template <class S, int WIDTH, class GRADIENTS>
 static void update_rows(
     const Request& asked, const Updating& by, int64_t table, const Occurrence* first, const Occurrence* last) {
     if (first)
-        update_from<S, GRADIENTS::unrolled_dealt ? WIDTH : 0, Dealt, GRADIENTS>(asked, by, table, Dealt{first, last});
+        update_from<S, WIDTH, Dealt, GRADIENTS>(asked, by, table, Dealt{first, last});
     else
         update_from<S, WIDTH, Asked, GRADIENTS>(asked, by, table, Asked{asked, by, table});
 }

@@ -124,8 +124,6 @@ class Request:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the row numbers."""
-        if self._rows is not None:
-            return tuple(self._rows.shape)
         if self.offsets is not None:
             return (sum(one.ids.numel() * one.slots for one in self.sources),)
         return (self.lanes, self.batch)
@@ -166,8 +164,9 @@ class Request:
 
     def factors(self) -> Tensor:
         """The weights of bags ``[M]``, ones where there are none."""
-        assert self.offsets is not None
-        return torch.ones(int(self.offsets[-1]), device=self.offsets.device) if self.weights is None else self.weights
+        if self.weights is not None:
+            return self.weights
+        return torch.ones(math.prod(self.shape), device=self.sources[0].ids.device)
 
     def without_absent(self) -> Request:
         """The same bags without their rows -1."""
@@ -201,7 +200,7 @@ class Request:
 
         weights = None
         if any(request.weights is not None for request in requests):
-            weights = by_lane([request.with_offsets().factors() for request in requests])
+            weights = by_lane([request.factors() for request in requests])
         return Request(by_lane([rows for rows, _ in flats]), batch, offsets_of(lengths), weights)
 
 

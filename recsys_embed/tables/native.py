@@ -103,7 +103,7 @@ class NativeTables(StoredTables):
         assert kept is None or (kept.shape == (request.batch, lanes, width) and kept.dtype == torch.float32)
         bad = update_rows(
             *(store.weights, store.state, here.lanes, here.grids, here.order, here.bounds, request.batch),
-            *self._reads.bags(group, request),
+            *self._reads.bags(group, request, request.rows),
             *(slots, kept),
             *(gradient.detach().to(torch.float32).contiguous(), self.rule.name, self.rule.rate(self._lr, self.steps)),
             *(self.rule.eps, list(self.rule.betas), self.steps),

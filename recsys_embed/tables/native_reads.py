@@ -137,10 +137,10 @@ class NativeReads:
         stream = width >= STREAMED_WIDTH and out.numel() * 4 >= STREAMED_BYTES
         sources = [] if request.made else request.sources
         room = torch.empty(request.shape, dtype=torch.int32) if sources else request.rows
-        rows, *bags = self._fitting(group, request, room)
+        rows, *bags = self.bags(group, request, room)
         bad = read_rows(
             *(out, kept, slots, self._stores[group].weights, here.lanes, here.grids, request.batch, rows, *bags),
-            *([_ids(one.ids) for one in sources], [one.lanes for one in sources]),
+            *([_ids(one.ids) for one in sources], [one.features for one in sources]),
             *([NUMBERINGS[one.numbering] for one in sources], [one.constants for one in sources], stream),
         )
         if bad != FINE:
@@ -149,11 +149,9 @@ class NativeReads:
             request.keep(rows)
         return out
 
-    def bags(self, group: int, request: Request) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Rows, offsets and weights of the types that the operators take, and of the right number."""
-        return self._fitting(group, request, request.rows)
-
-    def _fitting(self, group: int, request: Request, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def bags(self, group: int, request: Request, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Rows, the request's or memory for them, offsets and weights of the types that the operators take, and of the
+        right number."""
         offsets, weights = request.offsets, request.weights
         lanes = len(self._groups[group].lanes)
         if offsets is None and tuple(rows.shape) != (lanes, request.batch):

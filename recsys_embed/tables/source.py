@@ -6,7 +6,7 @@ Shapes: n features of a read, S slots, B samples, N occurrences, L = n * S lanes
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -20,7 +20,7 @@ class Source:
     """The ids of one strategy's read.
 
     Args:
-        lanes: L.
+        features: n.
         ids: ``[n, B]``, or ``[N]`` where jagged, as :class:`~recsys_embed.ids.Ids` has them.
         numbering: how row numbers are made of them; ids that are numbers as they are have one slot.
         constants: ``int64 [2, n, S]``; None for ids that are numbers as they are.
@@ -28,7 +28,7 @@ class Source:
             ``[S*N]``, slot by slot.
     """
 
-    lanes: int
+    features: int
     ids: Tensor
     numbering: Numbering
     constants: Tensor | None
@@ -39,9 +39,14 @@ class Source:
         """S."""
         return 1 if self.constants is None else self.constants.shape[2]
 
+    @property
+    def lanes(self) -> int:
+        """L."""
+        return self.features * self.slots
+
     def flat(self) -> Source:
         """Those of a matrix with one slot as ``[n*B]``, jagged."""
-        return Source(self.lanes, self.ids.reshape(-1), self.numbering, self.constants, lambda: self.rows().reshape(-1))
+        return replace(self, ids=self.ids.reshape(-1), rows=lambda: self.rows().reshape(-1))
 
     @classmethod
     def of(cls, rows: Tensor, lanes: int) -> Source:
